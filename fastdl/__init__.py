@@ -1,0 +1,20 @@
+"""fastdl: hand-written deep-learning kernels in Python.
+
+    functional.py   every operator, torch.nn.functional's names     (what you call)
+        |
+    ops/<room>/     its checks and shape rule, then its kernels:     reference.py, numba_*.py, ...
+        |
+    cpu/            SIMD vectors, micro-kernels, threads             (what kernels stand on)
+
+    op.py           what an operator is; which backend serves a call
+    vjp.py          gradients
+    nn/ optim/ data/ train.py    layers and training on top
+
+Importing fastdl imports neither numba nor torch; the first call that needs one does.
+"""
+
+from .op import current_backend, use_backend
+from .vjp import vjp
+
+__version__ = "0.1.0"
+__all__ = ["current_backend", "use_backend", "vjp"]

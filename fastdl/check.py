@@ -1,0 +1,80 @@
+"""The checks that prepare steps share. Every message names the operator, the argument, what it was and the rule."""
+
+from __future__ import annotations
+
+import operator
+
+import numpy as np
+
+from .op import _is_torch
+
+_FLOATS = ("f4", "f8")
+
+
+def array(op: str, name: str, value, ndim=None, kinds: str = "f"):
+    """``value`` if it is a numpy array of an allowed kind and rank; else a TypeError or ValueError.
+
+    ndim: an int, a tuple of ints, or None for any. kinds: "f" (float32, float64) or "i" (integers).
+    """
+    if type(value) is not np.ndarray:
+        if _is_torch(value):
+            raise TypeError(f"{op}: {name} is a torch tensor and another argument is a numpy array; give all of one kind")
+        if not isinstance(value, np.ndarray):
+            raise TypeError(f"{op}: {name} must be a numpy array or a torch tensor, got {type(value).__name__}")
+        value = np.asarray(value)
+    dtype = value.dtype
+    if kinds == "f":
+        if dtype.str[1:] not in _FLOATS:
+            raise TypeError(f"{op}: {name} has dtype {dtype}; the rule is float32 or float64")
+        if not dtype.isnative:
+            raise TypeError(f"{op}: {name} has a byte order that is not the machine's; convert it with .astype({dtype.name!r})")
+    elif dtype.kind not in "iu":
+        raise TypeError(f"{op}: {name} has dtype {dtype}; the rule is an integer type")
+    if ndim is not None and value.ndim != ndim and (isinstance(ndim, int) or value.ndim not in ndim):
+        rule = f"{ndim}" if isinstance(ndim, int) else " or ".join(map(str, ndim))
+        raise ValueError(f"{op}: {name} has {value.ndim} dimensions {value.shape}; the rule is {rule}")
+    return value
+
+
+def same_dtype(op: str, name: str, value, other_name: str, other):
+    if value.dtype != other.dtype:
+        raise TypeError(f"{op}: {name} is {value.dtype}, {other_name} is {other.dtype}; the rule is one dtype for all")
+
+
+def integer(op: str, name: str, value, minimum: int | None = None) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{op}: {name} must be an integer, got {value!r}") from None
+    if minimum is not None and number < minimum:
+        raise ValueError(f"{op}: {name} is {number}; the rule is at least {minimum}")
+    return number
+
+
+def integers(op: str, name: str, value, n: int, minimum: int | None = None) -> tuple[int, ...]:
+    """An integer, or n of them, as n of them."""
+    if isinstance(value, (tuple, list)):
+        if len(value) == 1:
+            value = tuple(value) * n
+        if len(value) != n:
+            raise ValueError(f"{op}: {name} has {len(value)} entries; the rule is an integer or {n} of them")
+        return tuple(integer(op, name, v, minimum) for v in value)
+    return (integer(op, name, value, minimum),) * n
+
+
+def number(op: str, name: str, value, minimum: float | None = None, maximum: float | None = None) -> float:
+    try:
+        got = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{op}: {name} must be a number, got {value!r}") from None
+    if (minimum is not None and not got >= minimum) or (maximum is not None and not got <= maximum):
+        low = "-inf" if minimum is None else minimum
+        high = "inf" if maximum is None else maximum
+        raise ValueError(f"{op}: {name} is {got}; the rule is {low} to {high}")
+    return got
+
+
+def choice(op: str, name: str, value, allowed):
+    if value not in allowed:
+        raise ValueError(f"{op}: {name} is {value!r}; the rule is one of {', '.join(map(repr, allowed))}")
+    return value

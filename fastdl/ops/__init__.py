@@ -1,0 +1,1 @@
+"""One room for each operator family; see docs/architecture.md."""

@@ -1,0 +1,98 @@
+"""Matrix products: matmul, bmm, linear."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ... import check
+from ...op import Call, operator
+from ..activation import Activation, check_activation
+
+
+class LinearParams(NamedTuple):
+    activation: Activation | None
+
+
+@operator("matmul", "matmul", "input other")
+def matmul(input, other):
+    """The matrix product of two arrays, by :func:`torch.matmul`'s rules.
+
+    input: (..., m, k) or (k,). other: (..., k, n) or (k,). The leading dimensions broadcast. A one-dimensional operand
+    is taken as a row (first) or a column (second) and its dimension is dropped from the result.
+    Returns (..., m, n).
+
+    Raises TypeError (not float32 or float64, two dtypes) or ValueError (a rank of 0, sizes that do not fit).
+    """
+    a = check.array("matmul", "input", input)
+    b = check.array("matmul", "other", other)
+    if a.dtype != b.dtype:
+        check.same_dtype("matmul", "other", b, "input", a)
+    if a.ndim == 2 and b.ndim == 2:
+        if a.shape[1] != b.shape[0]:
+            _refuse(a, b, "the last size of input equals the last but one of other")
+        return (a, b), None, None
+    if a.ndim == 0 or b.ndim == 0:
+        _refuse(a, b, "at least one dimension each")
+    rows, columns = a, b
+    if a.ndim == 1:
+        rows = a[None, :]
+    if b.ndim == 1:
+        columns = b[:, None]
+    if rows.shape[-1] != columns.shape[-2]:
+        _refuse(a, b, "the last size of input equals the last but one of other")
+    try:
+        lead = np.broadcast_shapes(rows.shape[:-2], columns.shape[:-2])
+    except ValueError:
+        _refuse(a, b, "the leading dimensions broadcast")
+    shape = lead + (a.shape[-2:-1] if a.ndim > 1 else ()) + (b.shape[-1:] if b.ndim > 1 else ())
+    return Call((rows, columns), None, shape)
+
+
+def _refuse(a, b, rule):
+    raise ValueError(f"matmul: input has shape {a.shape}, other has {b.shape}; the rule is: {rule}")
+
+
+@operator("matmul", "matmul", "input mat2")
+def bmm(input, mat2):
+    """A batch of matrix products: (b, m, k) by (b, k, n) is (b, m, n). As :func:`torch.bmm`.
+
+    Raises TypeError (not float32 or float64, two dtypes) or ValueError (a rank other than 3, sizes that do not fit).
+    """
+    a = check.array("bmm", "input", input, 3)
+    b = check.array("bmm", "mat2", mat2, 3)
+    check.same_dtype("bmm", "mat2", b, "input", a)
+    if a.shape[0] != b.shape[0] or a.shape[2] != b.shape[1]:
+        raise ValueError(f"bmm: input has shape {a.shape}, mat2 has {b.shape}; the rule is (b, m, k) and (b, k, n)")
+    return Call((a, b), None)
+
+
+@operator("matmul", "linear", "input weight bias")
+def linear(input, weight, bias=None, *, activation=None):
+    """``activation(input @ weight.T + bias)``. As :func:`torch.nn.functional.linear`, with a fused activation.
+
+    input: (..., in). weight: (out, in) or (in,). bias: (out,) or None. activation: None, "relu", "leaky_relu", "elu",
+    "gelu", "sigmoid", "tanh", "softplus", or ("leaky_relu", slope), ("elu", alpha). Returns (..., out).
+
+    Raises TypeError (not float32 or float64, two dtypes) or ValueError (a wrong rank, sizes that do not fit, an unknown
+    activation).
+    """
+    x = check.array("linear", "input", input)
+    w = check.array("linear", "weight", weight, (1, 2))
+    check.same_dtype("linear", "weight", w, "input", x)
+    if x.ndim == 0 or x.shape[-1] != w.shape[-1]:
+        raise ValueError(f"linear: input has shape {x.shape}, weight has {w.shape}; the rule is (..., in) and (out, in)")
+    lead, out = x.shape[:-1], w.shape[:-1]
+    if w.ndim == 1:
+        w = w[None, :]
+    if bias is not None:
+        b = check.array("linear", "bias", bias, len(out))
+        check.same_dtype("linear", "bias", b, "input", x)
+        if b.shape != out:
+            raise ValueError(f"linear: bias has shape {b.shape}, weight has {weight.shape}; the rule is {out}")
+        bias = b.reshape(w.shape[0])
+    act = None if activation is None else check_activation("linear", activation)
+    if x.ndim == 2 and len(out) == 1:
+        return Call((x, w, bias), LinearParams(act))
+    return Call((x.reshape(int(np.prod(lead)), x.shape[-1]), w, bias), LinearParams(act), lead + out)
