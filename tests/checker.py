@@ -51,7 +51,7 @@ def strided(a):
     return view
 
 
-LAYOUTS = {"contiguous": np.ascontiguousarray, "strided": strided, "channels_last": lambda a: channels_last(a) if a.ndim in (3, 4, 5) else a}
+LAYOUTS = {"contiguous": lambda a: np.asarray(a, order="C"), "strided": strided, "channels_last": lambda a: channels_last(a) if a.ndim in (3, 4, 5) else a}
 
 
 def check(op, torch_op, arrays, options=None, *, torch_options=None, kind="sum", n=1, backend=None, dtype="f4", layout="contiguous",
@@ -73,7 +73,7 @@ def check(op, torch_op, arrays, options=None, *, torch_options=None, kind="sum",
 
     # float32 operands, rounded once: both sides see the same numbers
     ours = nest(lambda a: lay(a.astype(dtype)) if a.dtype.kind == "f" else a, list(arrays))
-    theirs = nest(lambda a: torch.tensor(a.astype("f8"), requires_grad=True) if a.dtype.kind == "f" else torch.tensor(a), ours)
+    theirs = nest(lambda a: torch.tensor(a.astype("f8", order="C"), requires_grad=True) if a.dtype.kind == "f" else torch.tensor(a), ours)
     before = nest(np.copy, ours)
     with fastdl.use_backend(backend):
         y = op(*ours, **options)

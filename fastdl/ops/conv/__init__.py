@@ -1,0 +1,187 @@
+"""Convolution and transposed convolution, in one, two and three dimensions."""
+
+from __future__ import annotations
+
+from ... import check
+from ...op import Call, operator
+from ..activation import check_activation
+from .geometry import ALGORITHMS, conv_params, conv_transpose_params, read_padding
+
+
+@operator("conv", "conv", "input weight bias")
+def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, activation=None, algorithm="auto"):
+    """``activation(input * weight + bias)``, a cross-correlation over sequences. As :func:`torch.nn.functional.conv1d`.
+
+    input: (N, C, L) or (C, L). weight: (K, C / groups, k). bias: (K,) or None. Returns (N, K, L') or (K, L').
+
+    The other arguments, what is raised, and the sources: see :func:`conv2d`. A per-side padding reads ``((left, right),)``.
+    """
+    return _conv("conv1d", 1, input, weight, bias, stride, padding, dilation, groups, activation, algorithm)
+
+
+@operator("conv", "conv", "input weight bias")
+def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, activation=None, algorithm="auto"):
+    """``activation(input * weight + bias)``, a cross-correlation over images. As :func:`torch.nn.functional.conv2d`.
+
+    input: (N, C, H, W) or (C, H, W), float32 or float64; where its memory is channels-last, so is the result's.
+    weight: (K, C / groups, kh, kw). bias: (K,) or None.
+    stride, dilation: an integer of at least 1, or one for each dimension; in cells.
+    padding: zeros around the input, in cells: an integer, one for each dimension, a pair for each dimension
+        ``((top, bottom), (left, right))``, ``"valid"`` (none) or ``"same"``, with any stride and dilation: H' is
+        ceil(H / stride), and where the padding is odd the larger half goes after (TensorFlow's rule).
+    groups: output channel k sees the input channels of its group only; it divides C and K. ``groups=C`` is depthwise.
+    activation: None, "relu", "leaky_relu", "elu", "gelu", "sigmoid", "tanh", "softplus", or ("leaky_relu", slope),
+        ("elu", alpha); applied in the kernel's last step.
+    algorithm: "auto", or "direct", "winograd", "gemm" to ask for one. Winograd is faster and rounds more; it serves
+        the cases that it can, and the kernel's own choice serves the others.
+    Returns (N, K, H', W') or (K, H', W'), with H' = (H + top + bottom - dilation * (kh - 1) - 1) // stride + 1.
+
+    Raises TypeError (not an array of float32 or float64, two dtypes, numpy and torch mixed, a size that is not an
+    integer) or ValueError (a wrong rank, channels that do not fit weight and groups, a size of 0 other than N's, a kernel
+    larger than the padded input, a padding of another form or below 0, an unknown activation or algorithm).
+
+    Sources: V. Dumoulin and F. Visin, "A guide to convolution arithmetic for deep learning", arXiv:1603.07285 (2016);
+    for "same", the notes on padding in tf.nn's documentation.
+    """
+    return _conv("conv2d", 2, input, weight, bias, stride, padding, dilation, groups, activation, algorithm)
+
+
+@operator("conv", "conv", "input weight bias")
+def conv3d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, activation=None, algorithm="auto"):
+    """``activation(input * weight + bias)``, a cross-correlation over volumes. As :func:`torch.nn.functional.conv3d`.
+
+    input: (N, C, D, H, W) or (C, D, H, W). weight: (K, C / groups, kd, kh, kw). bias: (K,) or None.
+    Returns (N, K, D', H', W') or (K, D', H', W').
+
+    The other arguments, what is raised, and the sources: see :func:`conv2d`. A per-side padding reads
+    ``((front, back), (top, bottom), (left, right))``.
+    """
+    return _conv("conv3d", 3, input, weight, bias, stride, padding, dilation, groups, activation, algorithm)
+
+
+@operator("conv", "conv_transpose", "input weight bias")
+def conv_transpose1d(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1, *, activation=None,
+                     algorithm="auto"):
+    """The transpose of :func:`conv1d` with bias and activation. As :func:`torch.nn.functional.conv_transpose1d`.
+
+    input: (N, C, L) or (C, L). weight: (C, K / groups, k). bias: (K,) or None. Returns (N, K, L') or (K, L').
+
+    The other arguments, what is raised, and the source: see :func:`conv_transpose2d`. A per-side padding reads
+    ``((left, right),)``.
+    """
+    return _conv_transpose("conv_transpose1d", 1, input, weight, bias, stride, padding, output_padding, groups, dilation, activation,
+                           algorithm)
+
+
+@operator("conv", "conv_transpose", "input weight bias")
+def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1, *, activation=None,
+                     algorithm="auto"):
+    """The transpose of :func:`conv2d` (its data gradient) with bias and activation. As :func:`torch.nn.functional.conv_transpose2d`.
+
+    input: (N, C, H, W) or (C, H, W), float32 or float64; where its memory is channels-last, so is the result's.
+    weight: (C, K / groups, kh, kw). bias: (K,) or None.
+    stride, dilation: an integer of at least 1, or one for each dimension; in cells of the output.
+    padding: cells cut off the output's sides, in the forms that :func:`conv2d` takes: an integer, one for each
+        dimension, a pair for each dimension ``((top, bottom), (left, right))``, ``"valid"`` (none) or ``"same"``: H' is
+        H * stride, whatever the kernel (TensorFlow's rule; where the cut is odd the larger half goes after).
+    output_padding: cells added at the bottom and right, an integer or one for each dimension; smaller than stride or
+        dilation, and 0 with ``padding="same"``.
+    groups: output channel k sees the input channels of its group only; it divides C.
+    activation, algorithm: as in :func:`conv2d`.
+    Returns (N, K, H', W') or (K, H', W'), with
+    H' = (H - 1) * stride - top - bottom + dilation * (kh - 1) + output_padding + 1.
+
+    Raises TypeError (not an array of float32 or float64, two dtypes, numpy and torch mixed, a size that is not an
+    integer) or ValueError (a wrong rank, channels that do not fit weight and groups, a size of 0 other than N's, an output
+    size below 1, an output_padding too large, a padding of another form or below 0, an unknown activation or algorithm).
+
+    Source: V. Dumoulin and F. Visin, "A guide to convolution arithmetic for deep learning", arXiv:1603.07285 (2016), section 4.
+    """
+    return _conv_transpose("conv_transpose2d", 2, input, weight, bias, stride, padding, output_padding, groups, dilation, activation,
+                           algorithm)
+
+
+@operator("conv", "conv_transpose", "input weight bias")
+def conv_transpose3d(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1, *, activation=None,
+                     algorithm="auto"):
+    """The transpose of :func:`conv3d` with bias and activation. As :func:`torch.nn.functional.conv_transpose3d`.
+
+    input: (N, C, D, H, W) or (C, D, H, W). weight: (C, K / groups, kd, kh, kw). bias: (K,) or None.
+    Returns (N, K, D', H', W') or (K, D', H', W').
+
+    The other arguments, what is raised, and the source: see :func:`conv_transpose2d`. A per-side padding reads
+    ``((front, back), (top, bottom), (left, right))``.
+    """
+    return _conv_transpose("conv_transpose3d", 3, input, weight, bias, stride, padding, output_padding, groups, dilation, activation,
+                           algorithm)
+
+
+# ------------------------------------------------------------------------------------------------ the prepare steps
+def _conv(op, ndim, input, weight, bias, stride, padding, dilation, groups, activation, algorithm):
+    x, w, groups = _check_arrays(op, ndim, input, weight, groups)
+    channels, outputs = x.shape[-ndim - 1], w.shape[0]
+    if outputs % groups:
+        raise ValueError(f"{op}: weight has {outputs} output channels, groups is {groups}; the rule is that groups divides them")
+    if w.shape[1] * groups != channels:
+        raise ValueError(f"{op}: weight has {w.shape[1]} input channels per group, input has {channels} (groups={groups})")
+    stride = check.integers(op, "stride", stride, ndim, 1)
+    dilation = check.integers(op, "dilation", dilation, ndim, 1)
+    padding = read_padding(op, padding, ndim)
+    bias, activation = _check_rest(op, x, bias, outputs, activation, algorithm)
+    params = conv_params(op, x.shape[-ndim:], w.shape[2:], stride, padding, dilation, groups, activation, algorithm)
+    return _call(ndim, x, w, bias, outputs, params)
+
+
+def _conv_transpose(op, ndim, input, weight, bias, stride, padding, output_padding, groups, dilation, activation, algorithm):
+    x, w, groups = _check_arrays(op, ndim, input, weight, groups)
+    channels = x.shape[-ndim - 1]
+    if w.shape[0] != channels:
+        raise ValueError(f"{op}: weight has {w.shape[0]} input channels, input has {channels}; "
+                         f"the rule for weight is (in, out / groups, ...)")
+    stride = check.integers(op, "stride", stride, ndim, 1)
+    dilation = check.integers(op, "dilation", dilation, ndim, 1)
+    output_padding = check.integers(op, "output_padding", output_padding, ndim, 0)
+    padding = read_padding(op, padding, ndim)
+    outputs = w.shape[1] * groups
+    bias, activation = _check_rest(op, x, bias, outputs, activation, algorithm)
+    params = conv_transpose_params(op, x.shape[-ndim:], w.shape[2:], stride, padding, output_padding, dilation, groups, activation,
+                                   algorithm)
+    return _call(ndim, x, w, bias, outputs, params)
+
+
+def _check_arrays(op, ndim, input, weight, groups):
+    """What convolution and its transpose ask of input, weight and groups alike."""
+    x = check.array(op, "input", input, (ndim + 1, ndim + 2))
+    w = check.array(op, "weight", weight, ndim + 2)
+    if w.dtype != x.dtype:
+        check.same_dtype(op, "weight", w, "input", x)
+    if 0 in w.shape:
+        raise ValueError(f"{op}: weight has shape {w.shape}; the rule is that no size is 0")
+    if 0 in x.shape[-ndim - 1:]:
+        raise ValueError(f"{op}: input has shape {x.shape}; the rule is that no size but the batch's is 0")
+    groups = check.integer(op, "groups", groups, 1)
+    if x.shape[-ndim - 1] % groups:
+        raise ValueError(f"{op}: input has {x.shape[-ndim - 1]} channels, groups is {groups}; the rule is that groups divides them")
+    return x, w, groups
+
+
+def _check_rest(op, x, bias, outputs, activation, algorithm):
+    if bias is not None:
+        bias = check.array(op, "bias", bias, 1)
+        if bias.dtype != x.dtype:
+            check.same_dtype(op, "bias", bias, "input", x)
+        if bias.shape[0] != outputs:
+            raise ValueError(f"{op}: bias has shape {bias.shape}; the rule is one entry for each of the {outputs} output channels")
+    check.choice(op, "algorithm", algorithm, ALGORITHMS)
+    return bias, None if activation is None else check_activation(op, activation)
+
+
+# views that add the spatial dimensions that kernels expect and the public operator lacks
+_TO_3D = {1: (slice(None), slice(None), None, None), 2: (slice(None), slice(None), None), 3: ()}
+
+
+def _call(ndim, x, w, bias, outputs, params):
+    batch = x.shape[:-ndim - 1]
+    shapes = None if ndim == 3 and batch else (*batch, outputs, *params.out[3 - ndim:])
+    view = _TO_3D[ndim]
+    return Call(((x if batch else x[None])[view], w[view], bias), params, shapes)

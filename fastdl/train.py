@@ -1,0 +1,240 @@
+"""A training loop: ``fit`` a model to batches, ``evaluate`` it, keep the ``History``.
+
+    history = fit(model, Batches(x, y, batch_size=64), loss=F.cross_entropy, optimizer=optim.SGD(model.parameters(), lr=0.05),
+                  epochs=12, validation=(x_test, y_test))
+
+It is a plain loop over ``model.vjp`` and ``optimizer.step()``; where it does not fit, write your own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+import time
+
+import numpy as np
+
+from . import check
+from .data import Batches
+from .optim import clip_grad_norm_
+from .vjp import vjp
+
+
+@dataclasses.dataclass
+class History:
+    """What each epoch gave: lists of one entry an epoch, None where there was nothing to measure.
+
+    loss and accuracy are means over the rows of the epoch, taken while the model trained (with dropout, as it changed);
+    val_loss and val_accuracy are the validation's after it. accuracy is whatever ``metric`` measures. lr is the rate of
+    the first parameter group, seconds the epoch's, validation included. best_epoch counts from 0.
+    """
+
+    loss: list = dataclasses.field(default_factory=list)
+    accuracy: list = dataclasses.field(default_factory=list)
+    val_loss: list = dataclasses.field(default_factory=list)
+    val_accuracy: list = dataclasses.field(default_factory=list)
+    lr: list = dataclasses.field(default_factory=list)
+    seconds: list = dataclasses.field(default_factory=list)
+    best_epoch: int | None = None
+
+    def __len__(self):
+        return len(self.loss)
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> History:
+        """The history that ``to_json`` wrote. Raises ValueError where text is something else."""
+        values = json.loads(text)
+        names = {f.name for f in dataclasses.fields(cls)}
+        if not isinstance(values, dict) or set(values) != names:
+            raise ValueError(f"History.from_json: the text must be an object with entries {', '.join(sorted(names))}")
+        return cls(**values)
+
+
+def accuracy(y, target) -> float:
+    """The share of rows whose largest entry is the target's: y (N, classes, ...), target integers (N, ...)."""
+    return float(np.mean(y.argmax(axis=1) == target))
+
+
+def evaluate(model, data, *, loss, loss_options=None, metric="auto") -> tuple[float, float | None]:
+    """(loss, metric) of the model on data, each a mean over the rows, in evaluation mode.
+
+    data, loss and metric are as in :func:`fit`; the modes of the model's modules are then as before.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        mean = _Mean()
+        for *inputs, target in _batches("evaluate", data):
+            y = model(*inputs)
+            mean.add(len(target), float(loss(y, target, **(loss_options or {}))), _measure(metric, y, target))
+    finally:
+        for module, training in modes:
+            module.training = training
+    if not mean.rows:
+        raise ValueError("evaluate: data gave no batch")
+    return mean.loss, mean.metric
+
+
+def fit(model, data, *, loss, optimizer, epochs, validation=None, schedule=None, patience=None, metric="auto", loss_options=None,
+        clip_norm=None, progress=True, history=None) -> History:
+    """Train ``model`` on ``data`` for ``epochs``; the history. The model is then in evaluation mode.
+
+    data: batches ``(*inputs, target)``, iterable once an epoch: a :class:`fastdl.data.Batches`, a list, ... Where it has
+        ``set_epoch`` it is told which epoch this is, so that resumed runs see the same order.
+    loss: an operator ``loss(y, target, **loss_options)``, such as ``F.cross_entropy``.
+    optimizer: a :class:`fastdl.optim.Optimizer` over the model's parameters. schedule: stepped after each epoch.
+    validation: batches, or a tuple of arrays ``(*inputs, target)``, evaluated after each epoch.
+    patience: stop after this many epochs in a row without a lower validation loss, and in any case end with the weights
+        of the best epoch.
+    metric: a function (y, target) -> number; "auto" is the accuracy where targets are integers; None is nothing.
+    clip_norm: the largest norm the gradients may have together (``clip_grad_norm_``).
+    progress: show a bar with loss and accuracy (tqdm; lines on stderr where it is not installed).
+    history: an earlier run's, to be continued: ``epochs`` counts from its first, and so does ``set_epoch``.
+
+    Raises FloatingPointError where the loss is not finite, naming epoch and batch, before the weights change; TypeError
+    or ValueError for arguments that do not fit.
+    """
+    epochs = check.integer("fit", "epochs", epochs, 0)
+    if patience is not None:
+        patience = check.integer("fit", "patience", patience, 1)
+        if validation is None:
+            raise ValueError(f"fit: patience is {patience}, validation is None; the rule is that early stopping has data to watch")
+    if isinstance(data, tuple):
+        raise TypeError("fit: data is a tuple of arrays; the rule is batches: Batches(x, y, batch_size=64)")
+    if iter(data) is data:
+        raise TypeError(f"fit: data is an iterator ({type(data).__name__}); the rule is what each epoch can iterate over, such as Batches")
+    history = History() if history is None else history
+    validation = validation if validation is None else _batches("fit", validation)
+    best_loss, best_state, waited = math.inf, None, 0
+    for epoch in range(len(history), epochs):
+        start = time.perf_counter()
+        if hasattr(data, "set_epoch"):
+            data.set_epoch(epoch)
+        model.train()
+        with _Progress(progress, epoch, epochs, data) as bar:
+            mean = _Mean()
+            for batch, (*inputs, target) in enumerate(data):
+                value, y = _step(model, inputs, target, loss, loss_options or {}, optimizer, clip_norm, epoch, batch)
+                mean.add(len(target), value, _measure(metric, y, target))
+                bar.batch(mean)
+            if not mean.rows:
+                raise ValueError(f"fit: data gave no batch in epoch {epoch}")
+            val_loss, val_metric = (None, None)
+            if validation is not None:
+                val_loss, val_metric = evaluate(model, validation, loss=loss, loss_options=loss_options, metric=metric)
+            bar.end(mean, val_loss, val_metric)
+        for name, value in (("loss", mean.loss), ("accuracy", mean.metric), ("val_loss", val_loss), ("val_accuracy", val_metric),
+                            ("lr", optimizer.param_groups[0]["lr"]), ("seconds", time.perf_counter() - start)):
+            getattr(history, name).append(value)
+        if schedule is not None:
+            schedule.step()
+        if patience is not None:
+            if val_loss < best_loss:
+                best_loss, waited, history.best_epoch = val_loss, 0, epoch
+                best_state = {name: array.copy() for name, array in model.state_dict().items()}
+            else:
+                waited += 1
+                if waited >= patience:
+                    break
+    if best_state is not None:
+        model.load_state_dict(best_state)
+    model.eval()
+    return history
+
+
+def _step(model, inputs, target, loss, loss_options, optimizer, clip_norm, epoch, batch):
+    """One training step: the loss and the model's answer."""
+    optimizer.zero_grad()
+    y, pullback = model.vjp(*inputs)
+    value, loss_pullback = vjp(loss, y, target, **loss_options)
+    value = float(value)
+    if not math.isfinite(value):
+        raise FloatingPointError(f"fit: the loss is {value} in epoch {epoch}, batch {batch} (both from 0); the weights are those "
+                                 f"before this batch. Try a lower learning rate or clip_norm, and look for NaN in the data")
+    pullback(loss_pullback(1.0)[0], needs=False)
+    if clip_norm is not None:
+        clip_grad_norm_(model.parameters(), clip_norm)
+    optimizer.step()
+    return value, y
+
+
+def _measure(metric, y, target):
+    if metric == "auto":
+        metric = accuracy if isinstance(target, np.ndarray) and target.dtype.kind in "iu" and y.ndim == target.ndim + 1 else None
+    return None if metric is None else float(metric(y, target))
+
+
+def _batches(op, data):
+    if isinstance(data, tuple):
+        return Batches(*data, batch_size=256, shuffle=False)
+    if iter(data) is data and op == "fit":
+        raise TypeError(f"fit: validation is an iterator ({type(data).__name__}); the rule is one that can be iterated once an epoch")
+    return data
+
+
+class _Mean:
+    """Means over rows of a loss and a metric."""
+
+    def __init__(self):
+        self.rows, self._loss, self._metric = 0, 0.0, 0.0
+
+    def add(self, rows, loss, metric):
+        self.rows += rows
+        self._loss += rows * loss
+        self._metric = None if metric is None or self._metric is None else self._metric + rows * metric
+
+    @property
+    def loss(self):
+        return self._loss / self.rows
+
+    @property
+    def metric(self):
+        return None if self._metric is None else self._metric / self.rows
+
+
+class _Progress:
+    """A bar an epoch by tqdm, or a line an epoch on stderr where tqdm is not installed, or nothing."""
+
+    def __init__(self, wanted, epoch, epochs, data):
+        self.title = f"epoch {epoch + 1}/{epochs}"
+        self.bar = self.file = None
+        if not wanted:
+            return
+        try:
+            from tqdm import tqdm
+        except ImportError:
+            self.file = sys.stderr
+        else:
+            self.bar = tqdm(total=len(data) if hasattr(data, "__len__") else None, desc=self.title, unit="batch")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.bar is not None:
+            self.bar.close()
+
+    def batch(self, mean):
+        if self.bar is not None:
+            self.bar.set_postfix(_shown(mean), refresh=False)
+            self.bar.update()
+
+    def end(self, mean, val_loss, val_metric):
+        shown = _shown(mean)
+        if val_loss is not None:
+            shown["val_loss"] = f"{val_loss:.4f}"
+        if val_metric is not None:
+            shown["val_accuracy"] = f"{val_metric:.4f}"
+        if self.bar is not None:
+            self.bar.set_postfix(shown)
+        elif self.file is not None:
+            print(self.title, ", ".join(f"{k}={v}" for k, v in shown.items()), file=self.file, flush=True)
+
+
+def _shown(mean):
+    return {"loss": f"{mean.loss:.4f}", **({} if mean.metric is None else {"accuracy": f"{mean.metric:.4f}"})}

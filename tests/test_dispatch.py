@@ -1,0 +1,231 @@
+"""Which backend serves a call: the order, falling through, a backend asked for by name, and what is said when none can."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from subprocesses import python
+
+import fastdl
+import fastdl.functional as F
+from fastdl import op
+
+X, W = np.ones((2, 3), "f4"), np.ones((4, 3), "f4")
+
+
+def kernels(mark, supports=None, gradient=True):
+    """A room whose linear answers ``mark`` everywhere, and whose gradients are ``mark`` too."""
+
+    def linear(arrays, params, train):
+        x, w, _ = arrays
+        return np.full((x.shape[0], w.shape[0]), mark, x.dtype), ("saved", mark) if train else None
+
+    def linear_backward(grad, arrays, saved, params, needs):
+        assert saved == ("saved", mark)
+        return tuple(np.full_like(a, mark) if n else None for a, n in zip(arrays, needs, strict=True))
+
+    room = SimpleNamespace(linear=linear)
+    if gradient:
+        room.linear_backward = linear_backward
+    if supports is not None:
+        room.linear_supports = supports
+    return room
+
+
+@pytest.fixture
+def register():
+    """register(name, room, requires=(), first=False): a backend that is gone after the test. The default order is emptied first."""
+    order, backends = op._default_order[:], dict(op._backends)
+    op._default_order.clear()
+
+    def add(name, *rooms, requires=(), by_default=True):
+        op.register_backend(op.Backend(name, requires=requires, rooms=dict(zip(("matmul",), rooms, strict=False))), by_default=by_default)
+
+    with fastdl.use_backend(None):
+        yield add
+        op._default_order[:] = order
+        op._backends.clear()
+        op._backends.update(backends)
+    assert F.linear(X, W)[0, 0] == 3
+
+
+def served():
+    return F.linear(X, W)[0, 0]
+
+
+# ------------------------------------------------------------------------------------------------ the default order
+def test_the_first_registered_serves(register):
+    register("one", kernels(1))
+    register("two", kernels(2))
+    assert served() == 1
+    op.unregister_backend("one")
+    assert served() == 2
+
+
+def test_a_backend_registered_again_takes_effect(register):
+    register("one", kernels(1))
+    assert served() == 1
+    register("one", kernels(5))
+    assert served() == 5
+    assert op._default_order == ["one"]
+
+
+def test_not_by_default(register):
+    register("by name only", kernels(1), by_default=False)
+    register("two", kernels(2))
+    assert served() == 2
+    with fastdl.use_backend("by name only"):
+        assert served() == 1
+
+
+def test_a_backend_without_the_room_or_the_kernel_is_passed_over(register):
+    register("no room")
+    register("no kernel", SimpleNamespace(matmul=lambda *a: None))
+    register("three", kernels(3))
+    assert served() == 3
+
+
+def test_a_backend_that_does_not_support_the_call_is_passed_over(register):
+    register("small", kernels(1, lambda arrays, params: None if arrays[0].shape[0] <= 2 else "more than two rows"))
+    register("relu", kernels(2, lambda arrays, params: None if params.activation else "no activation"))
+    register("any", kernels(3))
+    assert served() == 1
+    assert F.linear(np.ones((5, 3), "f4"), W)[0, 0] == 3
+    assert F.linear(np.ones((5, 3), "f4"), W, activation="relu")[0, 0] == 2
+
+
+def test_nobody_serves(register):
+    register("no room")
+    register("cannot run", kernels(1), requires=("no_such_module",))
+    register("small", kernels(2, lambda arrays, params: "more than one row"))
+    with pytest.raises(ValueError) as error:
+        served()
+    message = str(error.value)
+    assert message.startswith("linear: no backend serves this call (")
+    for reason in ("small: more than one row", "no room: it has no kernel for linear", "cannot run: importing no_such_module failed"):
+        assert reason in message
+
+
+def test_the_builtin_order():
+    assert [name for name, _, _ in op.backend_report()] == ["numba", "cython", "reference"]
+
+
+def test_a_rooms_backend_modules_are_found_by_name():
+    assert op._backends["reference"].kernels("matmul").__name__ == "fastdl.ops.matmul.reference"
+    assert op.Backend("x", "no_such_backend").kernels("matmul") is None
+
+
+def test_a_backend_module_whose_import_fails_is_not_taken_for_an_absent_one(monkeypatch):
+    def import_module(name):
+        raise ModuleNotFoundError("No module named 'something_it_needs'", name="something_it_needs")
+
+    monkeypatch.setattr(op.importlib, "import_module", import_module)
+    with pytest.raises(ModuleNotFoundError, match="something_it_needs"):
+        op.Backend("x", "reference").kernels("matmul")
+
+
+# ------------------------------------------------------------------------------------------------ by name
+def test_use_backend_as_a_function(register):
+    register("one", kernels(1))
+    register("two", kernels(2))
+    fastdl.use_backend("two")
+    assert (served(), fastdl.current_backend()) == (2, "two")
+    fastdl.use_backend(None)
+    assert (served(), fastdl.current_backend()) == (1, None)
+
+
+def test_use_backend_nested(register):
+    for mark, name in enumerate(("one", "two", "three"), 1):
+        register(name, kernels(mark))
+    with fastdl.use_backend("two"):
+        assert served() == 2
+        with fastdl.use_backend("three"):
+            assert served() == 3
+            with fastdl.use_backend(None):
+                assert served() == 1
+            assert served() == 3
+        assert served() == 2
+    assert served() == 1
+
+
+def test_use_backend_is_undone_by_an_error(register):
+    register("one", kernels(1))
+    register("two", kernels(2))
+    with pytest.raises(KeyError), fastdl.use_backend("two"):
+        raise KeyError
+    assert served() == 1
+
+
+@pytest.mark.parametrize("room,reason", [
+    (kernels(1, lambda arrays, params: "only on Tuesdays"), "one: only on Tuesdays"),
+    (SimpleNamespace(), "one: it has no kernel for linear"),
+])
+def test_a_chosen_backend_does_not_fall_through(register, room, reason):
+    register("one", room)
+    register("two", kernels(2))
+    assert served() == 2
+    with fastdl.use_backend("one"), pytest.raises(ValueError, match=rf"linear: no backend serves this call \({reason}\)"):
+        served()
+
+
+def test_an_unknown_backend(register):
+    register("one", kernels(1))
+    with pytest.raises(ValueError, match=r"use_backend: name is 'two'; the backends are .*one"):
+        fastdl.use_backend("two")
+    assert fastdl.current_backend() is None
+
+
+@pytest.mark.parametrize("code,said", [("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
+                                       ("raise SystemError('built for another Python')", "SystemError: built for another Python")])
+def test_a_backend_whose_import_fails(register, tmp_path, monkeypatch, code, said):
+    (tmp_path / "needed_by_the_test.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    register("broken", kernels(1), requires=("needed_by_the_test",))
+    register("two", kernels(2))
+    assert served() == 2
+    why = f"importing needed_by_the_test failed: {said}"
+    assert op.backend_report()[0] == ("broken", False, why)
+    with pytest.raises(ValueError, match=f"use_backend: backend 'broken' cannot run here: {why}"):
+        fastdl.use_backend("broken")
+
+
+# ------------------------------------------------------------------------------------------------ gradients
+def test_the_backward_pass_is_the_forward_passes_backend(register):
+    register("one", kernels(1))
+    register("two", kernels(2))
+    with fastdl.use_backend("two"):
+        y, pullback = fastdl.vjp(F.linear, X, W)
+    dx, dw = pullback(np.ones_like(y))  # asked for where another backend would serve
+    assert (y[0, 0], dx[0, 0], dw[0, 0]) == (2, 2, 2)
+
+
+def test_a_backend_without_the_gradient(register):
+    register("inference", kernels(1, gradient=False))
+    assert served() == 1
+    with pytest.raises(ValueError, match="linear: the inference backend has no gradient for it"):
+        fastdl.vjp(F.linear, X, W)
+
+
+# ------------------------------------------------------------------------------------------------ backends of other kinds, and tensors
+def test_a_backend_elsewhere_serves_tensors_too(register):
+    import torch
+
+    register("triton", kernels(7, lambda arrays, params: None if all(a is None or a.dtype == "f4" for a in arrays) else "float32 only"))
+    register("cython", kernels(8))
+    x, w = torch.ones(2, 3, requires_grad=True), torch.ones(4, 3)
+    y = F.linear(x, w)
+    y.sum().backward()
+    assert (y == 7).all() and (x.grad == 7).all()
+    assert (F.linear(x.double(), w.double()) == 8).all()
+
+
+# ------------------------------------------------------------------------------------------------ the environment
+def test_environment_variable():
+    code = "import fastdl, sys; print(fastdl.current_backend(), 'numba' in sys.modules)"
+    assert python(code, FASTDL_BACKEND="reference").stdout.split() == ["reference", "False"]
+    assert python(code).stdout.split() == ["None", "False"]
+
+
+def test_environment_variable_with_an_unknown_backend():
+    done = python("import fastdl", check=False, FASTDL_BACKEND="fortran")
+    assert done.returncode == 1 and "'fortran'; the backends are cython, numba, reference" in done.stderr

@@ -1,0 +1,185 @@
+"""Optimisers and schedules against torch.optim, over several steps."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from fastdl import nn, optim
+
+SHAPES = [(3, 4), (7,), (1, 20000), ()]  # one longer than a block
+CASES = [
+    ("SGD", {"lr": 0.1}),
+    ("SGD", {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}),
+    ("SGD", {"lr": 0.1, "momentum": 0.9, "dampening": 0.3}),
+    ("SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
+    ("SGD", {"lr": 0.1, "weight_decay": 0.1}),
+    ("Adam", {"lr": 0.05}),
+    ("Adam", {"lr": 0.05, "betas": (0.5, 0.9), "eps": 1e-3, "weight_decay": 0.1}),
+    ("Adam", {"lr": 0.05, "amsgrad": True}),
+    ("AdamW", {"lr": 0.05}),
+    ("AdamW", {"lr": 0.05, "weight_decay": 0.3, "amsgrad": True}),
+]
+
+
+def parameters(dtype="f8"):
+    rng = np.random.default_rng(0)
+    ours = [nn.Parameter(np.asarray(rng.standard_normal(s)).astype(dtype)) for s in SHAPES]
+    return ours, [torch.tensor(p.data.copy(), requires_grad=True) for p in ours]
+
+
+def give_gradients(ours, theirs, step):
+    rng = np.random.default_rng(step)
+    for i, (p, t) in enumerate(zip(ours, theirs, strict=True)):
+        p.grad = t.grad = None
+        if i == 1 and step == 2:
+            continue  # a parameter without a gradient is left alone
+        g = np.asarray(rng.standard_normal(p.shape)).astype(p.dtype)
+        t.grad = torch.tensor(g)
+        p.grad = np.array(g, order="F") if step == 1 else g
+
+
+def assert_same(ours, theirs, dtype="f8"):
+    for p, t in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(p.data, t.detach().numpy(), rtol=1e-12 if dtype == "f8" else 1e-5, atol=1e-12 if dtype == "f8" else 1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("name,options", CASES)
+def test_steps(name, options, dtype):
+    ours, theirs = parameters(dtype)
+    a, b = getattr(optim, name)(ours, **options), getattr(torch.optim, name)(theirs, **options)
+    arrays = [p.data for p in ours]
+    for step in range(5):
+        give_gradients(ours, theirs, step)
+        grads = [None if p.grad is None else p.grad.copy() for p in ours]
+        a.step()
+        b.step()
+        for p, g in zip(ours, grads, strict=True):
+            if g is not None:
+                np.testing.assert_array_equal(p.grad, g, err_msg="step wrote to a gradient")
+    assert_same(ours, theirs, dtype)
+    assert all(p.data is array for p, array in zip(ours, arrays, strict=True))  # in place
+
+
+@pytest.mark.parametrize("name,options", CASES)
+def test_state_goes_on_where_it_stopped(name, options):
+    ours, theirs = parameters()
+    a, b = getattr(optim, name)(ours, **options), getattr(torch.optim, name)(theirs, **options)
+    for step in range(3):
+        give_gradients(ours, theirs, step)
+        a.step()
+        b.step()
+    for state in (a.state_dict(), b.state_dict()):  # torch's loads too
+        copies = [nn.Parameter(p.data) for p in ours]
+        again = getattr(optim, name)(copies, lr=99.0)
+        again.load_state_dict(state)
+        reference = [torch.tensor(t.detach().numpy().copy(), requires_grad=True) for t in theirs]
+        c = getattr(torch.optim, name)(reference, **options)
+        c.load_state_dict(b.state_dict())
+        for step in range(3, 5):
+            give_gradients(copies, reference, step)
+            again.step()
+            c.step()
+        assert_same(copies, reference)
+
+
+def test_groups():
+    ours, theirs = parameters()
+    a = optim.SGD([{"params": ours[:2], "lr": 0.5}, {"params": ours[2:], "momentum": 0.5}], lr=0.1)
+    b = torch.optim.SGD([{"params": theirs[:2], "lr": 0.5}, {"params": theirs[2:], "momentum": 0.5}], lr=0.1)
+    for step in range(3):
+        give_gradients(ours, theirs, step)
+        a.step()
+        b.step()
+    assert_same(ours, theirs)
+    a.zero_grad()
+    assert all(p.grad is None for p in ours)
+
+
+def test_frozen_and_strided_weights():
+    p, q = nn.Parameter(np.ones((3, 2))), nn.Parameter(np.ones(2))
+    q.requires_grad = False
+    p.data = np.asfortranarray(p.data)
+    p.grad, q.grad = np.ones((3, 2)), np.ones(2)
+    optim.SGD([p, q], lr=0.25).step()
+    np.testing.assert_array_equal(p.data, 0.75)
+    np.testing.assert_array_equal(q.data, 1)
+
+
+@pytest.mark.parametrize("make,error,message", [
+    (lambda p: optim.SGD([]), ValueError, "SGD: params is empty"),
+    (lambda p: optim.SGD([p.data]), TypeError, "SGD: params holds a ndarray; the rule is nn.Parameter"),
+    (lambda p: optim.SGD([p, p]), ValueError, "appears twice"),
+    (lambda p: optim.SGD([p], lr=-1), ValueError, "SGD: lr is -1.0"),
+    (lambda p: optim.SGD([p], nesterov=True), ValueError, "SGD: nesterov is True; the rule is a momentum above 0"),
+    (lambda p: optim.SGD([{"params": [p], "speed": 1}]), ValueError, "SGD: speed is no option; the options are lr, momentum"),
+    (lambda p: optim.SGD([{"lr": 1}]), TypeError, "an entry 'params'"),
+    (lambda p: optim.Adam([p], betas=(0.9, 1.0)), ValueError, r"Adam: betas is \(0.9, 1.0\)"),
+    (lambda p: optim.AdamW([p], eps=-1), ValueError, "AdamW: eps is -1.0"),
+    (lambda p: optim.StepLR(optim.SGD([p]), 0), ValueError, "StepLR: step_size is 0"),
+    (lambda p: optim.StepLR(p, 1), TypeError, "StepLR: optimizer must be"),
+    (lambda p: optim.LambdaLR(optim.SGD([p]), [1]), ValueError, "LambdaLR: lr_lambda must be a function"),
+    (lambda p: optim.Adam([p]).load_state_dict({"state": {}, "param_groups": []}), ValueError, r"groups of \[\] parameters"),
+    (lambda p: optim.Adam([p]).load_state_dict({"state": {0: {"step": 1}}, "param_groups": [{"params": [0]}]}), ValueError,
+     "no exp_avg for parameter 0"),
+    (lambda p: optim.Adam([p]).load_state_dict({"state": {0: {"exp_avg": np.zeros(3)}}, "param_groups": [{"params": [0]}]}), ValueError,
+     r"exp_avg of shape \(3,\) for parameter 0"),
+    (lambda p: optim.Adam([p]).load_state_dict({"state": {4: {}}, "param_groups": [{"params": [0]}]}), ValueError, "state for parameter 4"),
+])
+def test_refusals(make, error, message):
+    with pytest.raises(error, match=message):
+        make(nn.Parameter(np.zeros(2)))
+
+
+def test_a_gradient_of_another_shape_is_refused():
+    p = nn.Parameter(np.zeros(2))
+    p.grad = np.zeros(3)
+    with pytest.raises(ValueError, match=r"SGD: a gradient has shape \(3,\), its parameter \(2,\)"):
+        optim.SGD([p]).step()
+
+
+# ------------------------------------------------------------------------------------------------ clipping
+@pytest.mark.parametrize("norm_type", [2.0, 1.0, 3.0, math.inf])
+@pytest.mark.parametrize("max_norm", [0.5, 1e6])
+def test_clip_grad_norm(norm_type, max_norm):
+    ours, theirs = parameters()
+    give_gradients(ours, theirs, 0)
+    ours[0].grad = np.array(ours[0].grad, order="F")
+    norm = optim.clip_grad_norm_(iter(ours), max_norm, norm_type)
+    want = torch.nn.utils.clip_grad_norm_(theirs, max_norm, norm_type)
+    np.testing.assert_allclose(norm, want.item(), rtol=1e-12)
+    for p, t in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(p.grad, t.grad.numpy(), rtol=1e-10)
+
+
+def test_clip_edges():
+    p = nn.Parameter(np.zeros(2))
+    assert optim.clip_grad_norm_([p], 1.0) == 0
+    p.grad = np.array([np.nan, 1])
+    with pytest.raises(ValueError, match="norm is nan"):
+        optim.clip_grad_norm_(p, 1.0, error_if_nonfinite=True)
+    p.grad = np.array([-3.0, 1])
+    optim.clip_grad_value_(p, 2)
+    np.testing.assert_array_equal(p.grad, [-2, 1])
+
+
+# ------------------------------------------------------------------------------------------------ schedules
+@pytest.mark.parametrize("name,args", [("StepLR", (3, 0.5)), ("CosineAnnealingLR", (7, 0.01)), ("LambdaLR", (lambda t: 0.9**t,))])
+def test_schedules(name, args):
+    ours, theirs = parameters()
+    a, b = optim.SGD([{"params": ours[:1], "lr": 0.5}, {"params": ours[1:]}], lr=0.1), \
+        torch.optim.SGD([{"params": theirs[:1], "lr": 0.5}, {"params": theirs[1:]}], lr=0.1)
+    s, t = getattr(optim, name)(a, *args), getattr(torch.optim.lr_scheduler, name)(b, *args)
+    for _ in range(12):
+        np.testing.assert_allclose(s.get_last_lr(), t.get_last_lr(), rtol=1e-9)
+        b.step()
+        s.step()
+        t.step()
+    again = getattr(optim, name)(a, *args)
+    again.load_state_dict(s.state_dict())
+    np.testing.assert_allclose(again.get_last_lr(), t.get_last_lr(), rtol=1e-9)
+    assert s.last_epoch == 12
+    with pytest.raises(ValueError, match="got 1 groups, the optimiser has 2"):
+        s.load_state_dict({"last_epoch": 1, "base_lrs": [1]})

@@ -1,0 +1,471 @@
+"""Recurrent sequences against torch in float64, and against an explicit loop over rows and steps for what torch has not."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from checker import assert_close, check
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+import fastdl
+import fastdl.functional as F
+
+BACKENDS = ["reference"]
+GATES = {"rnn_tanh": 1, "rnn_relu": 1, "gru": 3, "lstm": 4}
+MODES = list(GATES)
+
+
+# ------------------------------------------------------------------------------------------------ cases
+def pairwise(**options):
+    """A short list of combinations in which every pair of values of two options occurs."""
+    names = list(options)
+    rows = list(itertools.product(*options.values()))
+    pairs_of = lambda row: set(itertools.combinations(list(enumerate(row)), 2))
+    missing, chosen = set().union(*map(pairs_of, rows)), []
+    while missing:
+        chosen.append(max(rows, key=lambda row: len(pairs_of(row) & missing)))
+        missing -= pairs_of(chosen[-1])
+    return [dict(zip(names, row, strict=True)) for row in chosen]
+
+
+TABLE = pairwise(form=["padded", "lengths", "packed", "unbatched"], layers=[1, 2], bidirectional=[False, True], batch_first=[False, True],
+                 bias=[True, False], proj=[0, 2], hx=[True, False])
+
+
+def make(mode, steps=5, batch=3, features=4, hidden=3, layers=1, bidirectional=False, bias=True, proj=0, hx=True, form="padded",
+         batch_first=False, seed=0, **_):
+    """(x, hx, params) in float64, laid out as ``form`` and ``batch_first`` say, except packed: time-major and padded."""
+    rng = np.random.default_rng(seed)
+    draw = lambda *shape: rng.standard_normal(shape)
+    # small weights keep the gates far from saturation, where 1 - y * y cancels
+    weight = lambda rows, columns: draw(rows, columns) * 0.5 / np.sqrt(max(1, columns))
+    n, out = (2 if bidirectional else 1), proj or hidden
+    params = []
+    for layer, _ in itertools.product(range(layers), range(n)):
+        rows = GATES[mode] * hidden
+        params += [weight(rows, features if layer == 0 else n * out), weight(rows, out)]
+        params += [draw(rows) / 4, draw(rows) / 4] if bias else []
+        params += [weight(out, hidden)] if proj else []
+    lead = (steps,) if form == "unbatched" else (batch, steps) if batch_first and form != "packed" else (steps, batch)
+    states = (layers * n,) if form == "unbatched" else (layers * n, batch)
+    state = None
+    if hx:
+        state = (draw(*states, out), draw(*states, hidden)) if mode == "lstm" else draw(*states, hidden)
+    return draw(*lead, features), state, params
+
+
+def some_lengths(steps, batch, seed=0):
+    """Unsorted, one of them 1; not always one of them steps."""
+    return [1 + (i * 3 + seed) % steps for i in range(batch)]
+
+
+def torch_sequence(mode, bias=True, layers=1, bidirectional=False, batch_first=False, lengths=None, batch_sizes=None, unbatched=False):
+    """fastdl's operator made of torch's."""
+    op, lstm = getattr(torch, mode), mode == "lstm"
+
+    def call(x, hx, params, *_):
+        params = list(params)
+        if unbatched:
+            x, batch_axis = x[:, None], False
+            hx = None if hx is None else tuple(h[:, None] for h in hx) if lstm else hx[:, None]
+        else:
+            batch_axis = batch_first
+        batch = batch_sizes[0] if batch_sizes is not None else x.shape[0 if batch_axis else 1]
+        if hx is None:
+            n = layers * (2 if bidirectional else 1)
+            zero = torch.zeros(n, batch, params[1].shape[1], dtype=x.dtype)
+            hx = (zero, torch.zeros(n, batch, params[1].shape[0] // 4, dtype=x.dtype)) if lstm else zero
+        options = (bias, layers, 0.0, False, bidirectional)
+        if batch_sizes is not None:
+            return op(x, torch.tensor(batch_sizes), hx, params, *options)
+        if lengths is None:
+            results = op(x, hx, params, *options, batch_axis)
+        else:
+            packed = pack_padded_sequence(x, torch.tensor(lengths), batch_axis, enforce_sorted=False)
+            order, back = packed.sorted_indices, packed.unsorted_indices
+            hx = tuple(h[:, order] for h in hx) if lstm else hx[:, order]
+            data, *last = op(packed.data, packed.batch_sizes, hx, params, *options)
+            y, _ = pad_packed_sequence(packed._replace(data=data), batch_axis, total_length=x.shape[1 if batch_axis else 0])
+            results = (y, *(h[:, back] for h in last))
+        return tuple(r[:, 0] for r in results) if unbatched else tuple(results)
+
+    return call
+
+
+def run(mode, case, backend, dtype="f8", layout="contiguous", steps=5, batch=4, hidden=3, **sizes):
+    """One case of the table against torch."""
+    case = {**case, "proj": case["proj"] if mode == "lstm" else 0}
+    x, hx, params = make(mode, steps=steps, batch=batch, hidden=hidden, **case, **sizes)
+    form, extra = case["form"], {}
+    if form == "lengths":
+        extra["lengths"] = some_lengths(steps, batch)
+        inside = np.arange(steps)[:, None] < np.array(extra["lengths"])
+        x[~(inside.T if case["batch_first"] else inside)] = np.nan  # what lies in the padding has no influence
+    elif form == "packed":
+        lengths = np.sort(some_lengths(steps, batch))[::-1]
+        inside = np.arange(lengths[0])[:, None] < lengths
+        x, extra["batch_sizes"] = x[:lengths[0]][inside], inside.sum(axis=1).tolist()
+    names = ("layers", "bidirectional", "batch_first", "bias")
+    theirs = torch_sequence(mode, **{k: case[k] for k in names}, **extra, unbatched=form == "unbatched")
+    options = {"has_biases": case["bias"], "num_layers": case["layers"], "bidirectional": case["bidirectional"],
+               "batch_first": case["batch_first"], **extra}
+    return check(getattr(F, mode), theirs, [x, hx, params], options, torch_options={}, kind="recurrent", n=hidden * steps,
+                 backend=backend, dtype=dtype, layout=layout)
+
+
+@pytest.mark.parametrize("dtype,layout", [("f4", "contiguous"), ("f8", "strided"), ("f4", "channels_last")])
+@pytest.mark.parametrize("case", TABLE, ids=lambda c: "-".join(str(v) for v in c.values()))
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_against_torch(backend, mode, case, dtype, layout):
+    run(mode, case, backend, dtype, layout)
+
+
+PLAIN = {"form": "padded", "layers": 1, "bidirectional": False, "batch_first": False, "bias": True, "proj": 0, "hx": True}
+BOTH = {"form": "lengths", "layers": 2, "bidirectional": True, "batch_first": True, "bias": True, "proj": 0, "hx": True}
+
+
+SIZES = [(1, 1, 1, 1), (1, 4, 3, 5), (7, 1, 3, 17), (2, 3, 33, 16), (3, 17, 5, 31), (20, 2, 2, 8)]
+
+
+@pytest.mark.parametrize("steps,batch,features,hidden", SIZES)
+@pytest.mark.parametrize("case", [PLAIN, BOTH], ids=["plain", "both"])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_sizes(backend, mode, case, steps, batch, features, hidden):
+    run(mode, case, backend, "f4", steps=steps, batch=batch, features=features, hidden=hidden)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_features(backend, mode):
+    run(mode, PLAIN, backend, features=0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_any_sizes(backend, data):
+    mode = data.draw(st.sampled_from(MODES))
+    case = {"form": data.draw(st.sampled_from(["padded", "lengths", "packed", "unbatched"])), "layers": data.draw(st.integers(1, 3)),
+            "proj": data.draw(st.integers(0, 3)), **{k: data.draw(st.booleans()) for k in ("bidirectional", "batch_first", "bias", "hx")}}
+    sizes = {k: data.draw(st.integers(1, 9)) for k in ("steps", "batch", "features")}
+    sizes["hidden"] = case["proj"] + data.draw(st.integers(1, 9))  # torch has no projection to hidden or more
+    run(mode, case, backend, data.draw(st.sampled_from(["f4", "f8"])), **sizes)
+
+
+@pytest.mark.parametrize("case", [PLAIN, {**BOTH, "form": "padded"}], ids=["plain", "both"])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_empty_batch(backend, mode, case):
+    y, h_n, *_ = run(mode, case, backend, "f4", batch=0)
+    assert y.size == 0 and h_n.shape[1] == 0
+    x, hx, params = make(mode, batch=0)
+    with fastdl.use_backend(backend):
+        got = getattr(F, mode)(x, hx, params, lengths=[])
+    assert got[0].shape == (5, 0, 3)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nan_and_infinity(backend, mode):
+    x, hx, params = make(mode, batch=5)
+    x[2, 1, 0], x[1, 3, 2], x[3, 4, 1] = np.nan, np.inf, -np.inf
+    y, *_ = check(getattr(F, mode), torch_sequence(mode), [x, hx, params], torch_options={}, kind="recurrent", n=20, backend=backend)
+    assert np.isnan(y[2:, 1]).all() and np.isfinite(y[:, [0, 2]]).all()  # a row's trouble is its own
+
+
+# ------------------------------------------------------------------------------------------------ beyond torch
+def by_hand(mode, layers=1, bidirectional=False, bias=True, proj=0, lengths=None, before_reset=True, kept=None, rate=0.0):
+    """The operators as an explicit loop over rows and steps, for autograd. kept: what dropout leaves of each layer's output."""
+    n = 2 if bidirectional else 1
+    per = 2 + 2 * bias + (proj > 0)
+
+    def step(gates_x, h, c, w_hh, b_hh, w_hr, p):
+        hid = len(w_hh) // GATES[mode]
+        if mode == "gru":
+            a, s = gates_x.split(hid), (w_hh @ h + b_hh).split(hid)
+            r, z = torch.sigmoid(a[0] + s[0]), torch.sigmoid(a[1] + s[1])
+            inner = r * s[2] if before_reset else w_hh[2 * hid:] @ (r * h) + b_hh[2 * hid:]
+            return (1 - z) * torch.tanh(a[2] + inner) + z * h, c
+        gates = gates_x + w_hh @ h + b_hh
+        if mode != "lstm":
+            return (torch.tanh if mode == "rnn_tanh" else torch.relu)(gates), c
+        i, f, g, o = gates.split(hid)
+        p_i, p_f, p_o = (0, 0, 0) if p is None else p.split(hid)
+        c_new = torch.sigmoid(f + p_f * c) * c + torch.sigmoid(i + p_i * c) * torch.tanh(g)
+        m = torch.sigmoid(o + p_o * c_new) * torch.tanh(c_new)
+        return (m if w_hr is None else w_hr @ m), c_new
+
+    def call(x, hx, params, *rest):
+        peepholes = rest[-1] if rest and isinstance(rest[-1], (list, tuple)) else None
+        h0, c0 = hx if mode == "lstm" else (hx, hx)
+        last_h, last_c = [], []
+        for layer in range(layers):
+            outputs = []
+            for k in range(layer * n, layer * n + n):
+                w_ih, w_hh, *more = params[k * per:(k + 1) * per]
+                b_ih, b_hh = more[:2] if bias else (torch.zeros(len(w_ih), dtype=x.dtype),) * 2
+                rows, hs, cs = [], [], []
+                for row in range(x.shape[1]):
+                    length = x.shape[0] if lengths is None else lengths[row]
+                    h, c, out = h0[k, row], c0[k, row], [torch.zeros_like(h0[k, row])] * x.shape[0]
+                    for t in range(length)[::-1 if k % n else 1]:
+                        h, c = step(w_ih @ x[t, row] + b_ih, h, c, w_hh, b_hh, more[-1] if proj else None, peepholes and peepholes[k])
+                        out[t] = h
+                    rows.append(torch.stack(out))
+                    hs.append(h)
+                    cs.append(c)
+                outputs.append(torch.stack(rows, dim=1))
+                last_h.append(torch.stack(hs))
+                last_c.append(torch.stack(cs))
+            x = torch.cat(outputs, dim=2)
+            if kept is not None and layer < layers - 1:
+                x = x * torch.tensor(kept[layer] / (1 - rate))
+        results = (x, torch.stack(last_h), torch.stack(last_c))
+        return results if mode == "lstm" else results[:2]
+
+    return call
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_loop_by_hand_is_torch(mode):
+    options = {"layers": 2, "bidirectional": True, "lengths": [2, 4, 1]}
+    x, hx, params = make(mode, steps=4, batch=3, **options)
+    t = lambda v: torch.tensor(v)
+    arguments = t(x), tuple(map(t, hx)) if mode == "lstm" else t(hx), list(map(t, params))
+    for got, want in zip(by_hand(mode, **options)(*arguments), torch_sequence(mode, **options)(*arguments), strict=True):
+        assert_close(got.numpy(), want.numpy(), "recurrent", 12)
+
+
+EXTRAS = pairwise(layers=[1, 2], bidirectional=[False, True], bias=[True, False], proj=[0, 2], lengths=[None, (2, 4, 1)],
+                  dtype=["f4", "f8"])
+
+
+@pytest.mark.parametrize("case", EXTRAS, ids=lambda c: "-".join(str(v) for v in c.values()))
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_peepholes(backend, case):
+    case = dict(case)
+    dtype = case.pop("dtype")
+    x, hx, params = make("lstm", steps=4, batch=3, **case)
+    n = hx[0].shape[0]
+    peepholes = list(np.random.default_rng(1).standard_normal((n, 9)))
+    positional = [x, hx, params, case["bias"], case["layers"], 0.0, False, case["bidirectional"], False, peepholes]
+    check(F.lstm, by_hand("lstm", **case), positional, {"lengths": case["lengths"]}, torch_options={}, kind="recurrent", n=12,
+          backend=backend, dtype=dtype)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_peepholes_by_keyword_and_unbatched(backend):
+    x, _, params = make("lstm", form="unbatched")
+    peepholes = [np.random.default_rng(1).standard_normal(9)]
+    with fastdl.use_backend(backend):
+        y, pullback = fastdl.vjp(F.lstm, x, None, params, peepholes=peepholes)
+        same = F.lstm(x[:, None], None, params, peepholes=peepholes)
+    for a, b in zip(y, same, strict=True):
+        np.testing.assert_array_equal(a, b[:, 0])
+    dx, dhx, dparams = pullback((np.ones_like(y[0]), None, None))
+    assert dx.shape == x.shape and dhx is None and [g.shape for g in dparams] == [p.shape for p in params]
+
+
+@pytest.mark.parametrize("case", EXTRAS, ids=lambda c: "-".join(str(v) for v in c.values()))
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gru_reset_before_product(backend, case):
+    case = {**case, "proj": 0}
+    dtype = case.pop("dtype")
+    x, hx, params = make("gru", steps=4, batch=3, **case)
+    options = {"has_biases": case["bias"], "num_layers": case["layers"], "bidirectional": case["bidirectional"], "lengths": case["lengths"],
+               "linear_before_reset": False}
+    check(F.gru, by_hand("gru", before_reset=False, **case), [x, hx, params], options, torch_options={}, kind="recurrent", n=12,
+          backend=backend, dtype=dtype)
+
+
+# ------------------------------------------------------------------------------------------------ dropout
+@pytest.mark.parametrize("lengths", [None, [2, 4, 1]])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_dropout(backend, mode, lengths):
+    x, hx, params = make(mode, steps=4, batch=3, layers=3, bidirectional=True)
+    rng = np.random.Generator(np.random.Philox(7))
+    kept = [rng.random((4, 3, 6), dtype=np.float32) >= 0.4 for _ in range(2)]
+    theirs = by_hand(mode, layers=3, bidirectional=True, lengths=lengths, kept=kept, rate=0.4)
+    options = {"num_layers": 3, "bidirectional": True, "dropout": 0.4, "train": True, "lengths": lengths, "seed": 7}
+    check(getattr(F, mode), theirs, [x, hx, params], options, torch_options={}, kind="recurrent", n=12, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_dropout_seed(backend):
+    x, hx, params = make("gru", layers=2)
+    options = {"num_layers": 2, "dropout": 0.5}
+    with fastdl.use_backend(backend):
+        one, same, other, fresh, again = (F.gru(x, hx, params, **options, train=True, seed=s)[0] for s in (1, 1, 2, None, None))
+        still, plain = F.gru(x, hx, params, **options, seed=1)[0], F.gru(x, hx, params, num_layers=2)[0]
+        single = make("gru")
+        np.testing.assert_array_equal(F.gru(*single, dropout=0.5, train=True)[0], F.gru(*single)[0])  # one layer: nothing between
+    np.testing.assert_array_equal(one, same)
+    np.testing.assert_array_equal(still, plain)
+    for a, b in itertools.combinations([one, other, fresh, again, plain], 2):
+        assert (a != b).any()
+
+
+@pytest.mark.parametrize("rate", [0.25, 1.0])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_dropout_rate_and_mean(backend, rate):
+    x, _, params = make("rnn_relu", steps=50, batch=40, features=4, hidden=8, bias=False)
+    through = [np.eye(8), np.zeros((8, 8))]  # a second layer that hands on what it gets
+    with fastdl.use_backend(backend):
+        first = F.rnn_relu(x, None, params, False)[0]
+        y = F.rnn_relu(x, None, params + through, False, 2, rate, True, seed=3)[0]
+    dropped = (y == 0) & (first > 0)
+    share = dropped.sum() / (first > 0).sum()
+    if rate == 1.0:
+        assert not y.any()
+        return
+    np.testing.assert_allclose(y[~dropped], first[~dropped] / (1 - rate), rtol=1e-12)
+    assert abs(share - rate) < 0.02
+    assert abs(y.mean() / first.mean() - 1) < 0.03
+
+
+# ------------------------------------------------------------------------------------------------ the pullback
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_pullback_of_some(backend, mode):
+    """Outputs without a gradient, gradients nobody needs, and a second call."""
+    x, hx, params = make(mode, layers=2)
+    with fastdl.use_backend(backend):
+        y, pullback = fastdl.vjp(getattr(F, mode), x, hx, params, num_layers=2)
+    seeds = [np.random.default_rng(i).standard_normal(a.shape) for i, a in enumerate(y)]
+    leaves = lambda grads: [grads[0], *(grads[1] if mode == "lstm" else [grads[1]]), *grads[2]]
+    whole = leaves(pullback(tuple(seeds)))
+    parts = [leaves(pullback(tuple(s if i == j else None for j, s in enumerate(seeds)))) for i in range(len(y))]
+    for total, *shares in zip(whole, *parts, strict=True):
+        np.testing.assert_allclose(total, sum(shares), rtol=1e-9, atol=1e-12)
+    for wanted in range(len(params)):
+        needs = (False, False, [i == wanted for i in range(len(params))])
+        dx, dhx, dparams = pullback(tuple(seeds), needs)
+        assert dx is None and all(g is None for g in (dhx if mode == "lstm" else [dhx]))
+        for i, g in enumerate(dparams):
+            if i == wanted:
+                np.testing.assert_array_equal(g, whole[(3 if mode == "lstm" else 2) + i])
+            else:
+                assert g is None
+    dx, _, dparams = pullback(tuple(seeds), (True, False, False))
+    np.testing.assert_array_equal(dx, whole[0])
+    assert all(g is None for g in dparams)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_lengths_as_array_and_packed_agree(backend):
+    x, hx, params = make("lstm", steps=6, batch=3)
+    lengths = np.array([6, 4, 1], dtype=np.int32)
+    inside = np.arange(6)[:, None] < lengths
+    with fastdl.use_backend(backend):
+        y, h, c = F.lstm(x, hx, params, lengths=lengths)
+        packed, h2, c2 = F.lstm(x[inside], hx, tuple(params), batch_sizes=inside.sum(axis=1))
+    np.testing.assert_allclose(packed, y[inside], rtol=1e-12)
+    assert not y[~inside].any()
+    np.testing.assert_allclose(h2, h, rtol=1e-12)
+    np.testing.assert_allclose(c2, c, rtol=1e-12)
+
+
+def test_weights_of_a_subclass_are_taken(tmp_path):
+    x, hx, params = make("gru")
+    mapped = np.memmap(tmp_path / "w", dtype="f8", mode="w+", shape=params[0].shape)
+    mapped[:] = params[0]
+    np.testing.assert_array_equal(F.gru(x, hx, [mapped, *params[1:]])[0], F.gru(x, hx, params)[0])
+
+
+# ------------------------------------------------------------------------------------------------ errors
+def z(*shape, dtype="f8"):
+    return np.zeros(shape, dtype)
+
+
+GRU = [z(12, 3), z(12, 4), z(12), z(12)]
+LSTM = [z(16, 3), z(16, 4), z(16), z(16)]
+PROJ = [z(16, 3), z(16, 2), z(16), z(16), z(2, 4)]
+X = z(5, 2, 3)
+BAD = [
+    ("gru", ([1.0], None, GRU), {}, TypeError, r"gru: input must be a numpy array or a torch tensor, got list"),
+    ("gru", (z(5, 2, 3, dtype="i8"), None, GRU), {}, TypeError, r"gru: input has dtype int64; the rule is float32 or float64"),
+    ("gru", (z(3), None, GRU), {}, ValueError, r"gru: input has 1 dimensions \(3,\); the rule is 2 or 3"),
+    ("gru", (z(0, 2, 3), None, GRU), {}, ValueError, r"gru: input has shape \(0, 2, 3\), a sequence length of 0; the rule is at least 1"),
+    ("gru", (z(2, 0, 3), None, GRU), {"batch_first": True}, ValueError, r"sequence length of 0; the rule is at least 1"),
+    ("gru", (X, None, z(12, 3)), {}, TypeError, r"gru: params must be a tuple or list of arrays, got ndarray"),
+    ("gru", (X, None, GRU[:3]), {}, ValueError,
+     r"params has 3 arrays \(has_biases=True\); the rule is 4 \(w_ih, w_hh, b_ih, b_hh for each"),
+    ("gru", (X, None, [*GRU, z(2, 4)]), {}, ValueError, r"gru: params has 5 arrays"),
+    ("gru", (X, None, GRU), {"has_biases": False}, ValueError,
+     r"params has 4 arrays \(has_biases=False\); the rule is 2 \(w_ih, w_hh for each"),
+    ("gru", (X, None, GRU), {"bidirectional": True}, ValueError, r"the rule is 8 \(.*: 2 times 4\)"),
+    ("lstm", (X, None, LSTM), {"num_layers": 2}, ValueError,
+     r"the rule is 8 .* or 10 with w_hr last in each \(2 times 5\) for projections"),
+    ("gru", (X, None, [*GRU[:3], 1.0]), {}, TypeError, r"gru: params\[3\] \(bias_hh_l0\) must be a numpy array"),
+    ("gru", (X, None, [*GRU[:3], z(12, dtype="f4")]), {}, TypeError,
+     r"params\[3\] \(bias_hh_l0\) is float32, input is float64; the rule is one"),
+    ("gru", (X, None, [GRU[0], z(4), *GRU[2:]]), {}, ValueError,
+     r"gru: params\[1\] \(weight_hh_l0\) has 1 dimensions \(4,\); the rule is 2"),
+    ("gru", (z(5, 2, 7), None, GRU), {}, ValueError,
+     r"\(weight_ih_l0\) has shape \(12, 3\); the rule is \(3\*hidden, input features\) = \(12, 7\)"),
+    ("lstm", (X, None, [LSTM[0], z(12, 4), *LSTM[2:]]), {}, ValueError,
+     r"lstm: params\[1\] \(weight_hh_l0\) has shape \(12, 4\); the rule is \(4\*hidden, hidden\) = \(16, 4\)"),
+    ("gru", (X, None, [*GRU[:2], z(4), z(12)]), {}, ValueError,
+     r"params\[2\] \(bias_ih_l0\) has shape \(4,\); the rule is \(3\*hidden,\) = \(12,\)"),
+    ("rnn_tanh", (X, None, [z(4, 3), z(5, 4)]), {"has_biases": False}, ValueError,
+     r"rnn_tanh: params\[1\] .* the rule is \(hidden, hidden\) = \(4, 4\)"),
+    ("gru", (X, None, GRU * 4), {"num_layers": 2, "bidirectional": True}, ValueError,
+     r"params\[8\] \(weight_ih_l1\) has shape \(12, 3\); the rule is \(3\*hidden, directions\*hidden\) = \(12, 8\)"),
+    ("gru", (X, None, [*GRU, z(12, 3), z(12, 5), z(12), z(12)]), {"bidirectional": True}, ValueError,
+     r"params\[5\] \(weight_hh_l0_reverse\)"),
+    ("gru", (X, None, [z(0, 3), z(0, 0), z(0), z(0)]), {}, ValueError, r"\(weight_hh_l0\) has shape \(0, 0\); the rule is at least 1 each"),
+    ("lstm", (X, None, [*PROJ[:4], z(0, 4)]), {}, ValueError,
+     r"params\[4\] \(weight_hr_l0\) has shape \(0, 4\); the rule is at least 1 each"),
+    ("lstm", (X, None, [PROJ[0], z(16, 4), *PROJ[2:]]), {}, ValueError, r"the rule is \(4\*hidden, projection\) = \(16, 2\)"),
+    ("gru", (X, (z(1, 2, 4),), GRU), {}, TypeError, r"gru: hx must be a numpy array or a torch tensor, got tuple"),
+    ("gru", (X, z(2, 4), GRU), {}, ValueError,
+     r"gru: hx has shape \(2, 4\); the rule is \(layers\*directions, batch, hidden\) = \(1, 2, 4\)"),
+    ("gru", (X[:, 0], z(1, 1, 4), GRU), {}, ValueError,
+     r"gru: hx has shape \(1, 1, 4\); the rule is \(layers\*directions, hidden\) = \(1, 4\)"),
+    ("gru", (X, z(1, 2, 4, dtype="f4"), GRU), {}, TypeError, r"gru: hx is float32, input is float64; the rule is one dtype for all"),
+    ("lstm", (X, z(1, 2, 4), LSTM), {}, TypeError, r"lstm: hx must be a tuple \(h0, c0\), got ndarray"),
+    ("lstm", (X, (z(1, 2, 4),), LSTM), {}, ValueError, r"lstm: hx has 1 entries; the rule is two, \(h0, c0\)"),
+    ("lstm", (X, (z(1, 2, 4), None), LSTM), {}, TypeError, r"lstm: hx\[1\] \(c0\) must be a numpy array"),
+    ("lstm", (X, (z(1, 2, 4), z(1, 3, 4)), LSTM), {}, ValueError,
+     r"lstm: hx\[1\] \(c0\) has shape \(1, 3, 4\); the rule is .* = \(1, 2, 4\)"),
+    ("lstm", (X, (z(1, 2, 4), z(1, 2, 4)), PROJ), {}, ValueError,
+     r"hx\[0\] \(h0\) .* \(layers\*directions, batch, projection\) = \(1, 2, 2\)"),
+    ("gru", (X, None, GRU), {"num_layers": 0}, ValueError, r"gru: num_layers is 0; the rule is at least 1"),
+    ("gru", (X, None, GRU), {"num_layers": 1.0}, TypeError, r"gru: num_layers must be an integer, got 1.0"),
+    ("gru", (X, None, GRU), {"dropout": 1.5}, ValueError, r"gru: dropout is 1.5; the rule is 0 to 1"),
+    ("gru", (X, None, GRU), {"seed": -1}, ValueError, r"gru: seed is -1; the rule is at least 0"),
+    ("gru", (X, None, GRU), {"seed": "a"}, TypeError, r"gru: seed must be an integer, got 'a'"),
+    ("gru", (X, None, GRU), {"lengths": 3}, TypeError, r"gru: lengths must be a sequence or an array of integers, got int"),
+    ("gru", (X, None, GRU), {"lengths": [5]}, ValueError, r"gru: lengths has 1 entries; the rule is one for each row of the batch, 2"),
+    ("gru", (X, None, GRU), {"lengths": [5, 0]}, ValueError, r"gru: lengths\[1\] is 0; the rule is 1 to the sequence length, 5"),
+    ("gru", (X, None, GRU), {"lengths": np.array([6, 2])}, ValueError, r"gru: lengths\[0\] is 6; the rule is 1 to the sequence length, 5"),
+    ("gru", (X, None, GRU), {"lengths": [5.0, 1]}, TypeError, r"gru: lengths\[0\] must be an integer, got 5.0"),
+    ("gru", (X, None, GRU), {"lengths": np.array([5.0, 1])}, TypeError, r"gru: lengths has dtype float64; the rule is an integer type"),
+    ("gru", (X, None, GRU), {"lengths": np.array([[5, 1]])}, ValueError, r"gru: lengths has 2 dimensions \(1, 2\); the rule is 1"),
+    ("gru", (X, None, GRU), {"batch_sizes": [2]}, ValueError, r"gru: input has 3 dimensions \(5, 2, 3\); the rule is 2"),
+    ("gru", (X[0], None, GRU), {"batch_sizes": []}, ValueError,
+     r"gru: batch_sizes is empty, a sequence length of 0; the rule is at least 1"),
+    ("gru", (X[0], None, GRU), {"batch_sizes": [2, 0]}, ValueError,
+     r"batch_sizes is \[2, 0\]; the rule is that none is below 1 and none above the"),
+    ("gru", (X[:, 0], None, GRU), {"batch_sizes": [2, 3]}, ValueError, r"batch_sizes is \[2, 3\]; the rule is"),
+    ("gru", (X[:, 0], None, GRU), {"batch_sizes": [3, 1]}, ValueError,
+     r"batch_sizes sums to 4, input has 5 rows; the rule is that they are equal"),
+    ("gru", (X[:, 0], None, GRU), {"batch_sizes": [3, 2], "lengths": [2, 2, 1]}, ValueError, r"lengths and batch_sizes are both given"),
+    ("lstm", (X, None, LSTM), {"peepholes": z(1, 12)}, TypeError, r"lstm: peepholes must be a tuple or list of arrays, got ndarray"),
+    ("lstm", (X, None, LSTM), {"peepholes": [z(12), z(12)]}, ValueError,
+     r"lstm: peepholes has 2 arrays; the rule is one for each layer.*: 1"),
+    ("lstm", (X, None, LSTM), {"peepholes": [z(16)]}, ValueError,
+     r"lstm: peepholes\[0\] has shape \(16,\); the rule is \(3\*hidden,\) = \(12,\)"),
+]
+
+
+@pytest.mark.parametrize("mode,arguments,options,error,message", BAD)
+def test_bad_arguments(mode, arguments, options, error, message):
+    with pytest.raises(error, match=message):
+        getattr(F, mode)(*arguments, **options)
