@@ -26,11 +26,13 @@ def extensions():
             include_dirs=["csrc"],
             depends=[header.as_posix() for header in sorted(Path("csrc").glob("*.h"))],
             extra_compile_args=[] if sys.platform == "win32" else ["-O3"],
-            optional=True,
         )
         for source in sources
     ]
-    return cythonize(made, build_dir="build", language_level=3)
+    made = cythonize(made, build_dir="build", language_level=3)
+    for extension in made:
+        extension.optional = True  # said here, as cythonize forgets it
+    return made
 
 
 setup(ext_modules=extensions())

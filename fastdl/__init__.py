@@ -13,8 +13,9 @@
 Importing fastdl imports neither numba nor torch; the first call that needs one does.
 """
 
+from .cpu.parallel import get_num_threads, set_num_threads
 from .op import current_backend, use_backend
 from .vjp import vjp
 
 __version__ = "0.1.0"
-__all__ = ["current_backend", "use_backend", "vjp"]
+__all__ = ["current_backend", "get_num_threads", "set_num_threads", "use_backend", "vjp"]

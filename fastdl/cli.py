@@ -26,14 +26,14 @@ def main(argv=None) -> int:
         arguments.run(arguments)
         sys.stdout.flush()
         return 0
-    except Failure as failure:
-        print(f"fastdl: {failure}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("\nfastdl: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `fastdl info | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (Failure, OSError) as failure:  # OSError: a directory that cannot be written, a file that is not there
+        print(f"fastdl: {failure}", file=sys.stderr)
         return 1
 
 
@@ -51,10 +51,10 @@ def _parser():
     demo = commands.add_parser("demo", help="train a small network and show what it learnt")
     demos = demo.add_subparsers(title="demos", metavar="DEMO", required=True)
     cnn = demos.add_parser("cnn", help="a convolutional network that reads handwritten digits")
-    cnn.add_argument("--seeds", type=_count, metavar="N", help="train N times, from N different starts")
-    cnn.add_argument("--epochs", type=_count, metavar="N", help="passes over the training images")
-    cnn.add_argument("--batch-size", type=_count, metavar="N", help="images in a training step")
-    cnn.add_argument("--out", metavar="DIR", help="the directory for the curves and the trained network")
+    cnn.add_argument("--seeds", type=_count, metavar="N", help="train N times, from N different starts (default: 3)")
+    cnn.add_argument("--epochs", type=_count, metavar="N", help="passes over the training images (default: 12)")
+    cnn.add_argument("--batch-size", type=_count, metavar="N", help="images in a training step (default: 64)")
+    cnn.add_argument("--out", metavar="DIR", help="where the weights, the histories and the picture go (default: out/cnn)")
     cnn.set_defaults(run=_demo, demo="cnn", options=("seeds", "epochs", "batch_size", "out"))
     return parser
 

@@ -2,6 +2,8 @@
 
 import builtins
 import importlib.metadata
+import inspect
+import re
 import subprocess
 import sys
 import types
@@ -86,6 +88,24 @@ def test_demo_gets_the_options_that_were_given(demo):
     assert cli.main(["demo", "cnn"]) == 0
     assert cli.main(["demo", "cnn", "--seeds", "2", "--epochs", "3", "--batch-size", "8", "--out", "x"]) == 0
     assert got == [{}, {"seeds": 2, "epochs": 3, "batch_size": 8, "out": "x"}]
+
+
+def test_the_demos_defaults_are_those_that_help_names(capsys):
+    from fastdl.demos import cnn
+
+    usage("demo", "cnn", "--help")
+    told = capsys.readouterr().out
+    for name, parameter in inspect.signature(cnn.run).parameters.items():
+        if option := re.search(rf"--{name.replace('_', '-')} [A-Z]+ .*?\(default: (.*?)\)", told, flags=re.DOTALL):
+            assert "".join(option[1].split()) == str(parameter.default)
+
+
+def test_demo_that_cannot_write(demo, capsys, tmp_path):
+    (tmp_path / "file").touch()
+    demo(lambda out: (tmp_path / "file" / out).mkdir())
+    assert cli.main(["demo", "cnn", "--out", "x"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("fastdl: ") and "Not a directory" in err
 
 
 def test_demo_without_its_packages(demo, capsys):

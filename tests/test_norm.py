@@ -24,7 +24,8 @@ EMPTY = [(0, 4), (0, 4, 3), (2, 4, 0), (0, 4, 0, 2)]
 
 
 def data(shape, seed=0, offset=0.5):
-    return offset + np.random.default_rng(seed).standard_normal(shape)
+    # not the checker's seeds: a gradient that is x plus a constant is pulled back to 0
+    return offset + np.random.default_rng(1000 + seed).standard_normal(shape)
 
 
 class Normalised:
@@ -62,8 +63,8 @@ class Normalised:
 
 def check_batch_norm(shape, training, running, affine, *, dtype="f4", seed=0, eps=EPS, **how):
     c = shape[1]
-    op = Normalised(data(c, 1), 0.5 + np.abs(data(c, 2))) if running else Normalised()
-    parameters = [data(c, 3), data(c, 4)] if affine else [None, None]
+    op = Normalised(data(c, 201), 0.5 + np.abs(data(c, 202))) if running else Normalised()
+    parameters = [data(c, 203), data(c, 204)] if affine else [None, None]
     check(op, op.torch(dtype), [data(shape, seed), *parameters], {"training": training, "eps": eps}, dtype=dtype, kind="transcendental",
           n=max(1, int(np.prod(shape)) // max(1, c)), **how)
 
@@ -87,7 +88,7 @@ def test_running_statistics(shape, momentum, backend, dtype, layout):
     """Training moves them by momentum, with the unbiased variance, in the caller's memory, views included."""
     c = shape[1]
     x = LAY[layout](data(shape).astype(dtype))
-    mean, var = data(c, 1).astype(dtype), 0.5 + np.abs(data(c, 2)).astype(dtype)
+    mean, var = data(c, 201).astype(dtype), 0.5 + np.abs(data(c, 202)).astype(dtype)
     store = np.zeros((c, 3), dtype)
     ours = store[::-1, 0], store[:, 2]
     ours[0][...], ours[1][...] = mean, var
@@ -134,7 +135,7 @@ class Keyword:
 
 def check_layer_norm(shape, ndim, affine, eps=EPS, **how):
     sizes = shape[len(shape) - ndim:]
-    parameters = [data(sizes, 3), data(sizes, 4)] if affine else [None, None]
+    parameters = [data(sizes, 203), data(sizes, 204)] if affine else [None, None]
     check(Keyword(F.layer_norm, sizes), Keyword(T.layer_norm, sizes), [data(shape), *parameters], {"eps": eps}, kind="transcendental",
           n=max(1, int(np.prod(sizes))), **how)
 
@@ -150,7 +151,7 @@ def test_layer_norm(affine, backend, dtype, layout):
 
 
 def check_group_norm(shape, groups, affine, eps=EPS, **how):
-    parameters = [data(shape[1], 3), data(shape[1], 4)] if affine else [None, None]
+    parameters = [data(shape[1], 203), data(shape[1], 204)] if affine else [None, None]
     check(Keyword(F.group_norm, groups), Keyword(T.group_norm, groups), [data(shape), *parameters], {"eps": eps}, kind="transcendental",
           n=max(1, int(np.prod(shape[1:])) // groups), **how)
 

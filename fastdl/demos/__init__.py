@@ -1,0 +1,1 @@
+"""Small programs that show fastdl at work: ``fastdl demo cnn``."""

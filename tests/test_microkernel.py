@@ -1,0 +1,109 @@
+"""The register tiles: right at every remainder, and nothing spilled (read off the assembly)."""
+
+import re
+
+import numpy as np
+import pytest
+from checker import assert_close
+
+from fastdl.cpu.features import registers, vector_bits
+from fastdl.cpu.jit import assembly, kernel
+from fastdl.cpu.microkernel import TILE_ROWS, TILE_VECTORS, dot_tile, outer_tile, store_scalars, store_tile
+from fastdl.cpu.simd import pointer
+
+TILES = [(TILE_ROWS, TILE_VECTORS), (4, 2), (2, 4), (1, 8)]
+
+
+def tile_kernel(rows, vectors):
+    tile, put = outer_tile(rows, vectors), store_tile(rows, vectors)
+    edge = outer_tile(rows, vectors, masked=True)
+
+    def run(k, a, a_row, a_step, b, b_step, c, c_row, m, n, add, masked):
+        if masked:
+            put(edge(k, pointer(a), a_row, a_step, pointer(b), b_step, n), pointer(c), c_row, m, n, add)
+        else:
+            put(tile(k, pointer(a), a_row, a_step, pointer(b), b_step, n), pointer(c), c_row, m, n, add)
+
+    run.__qualname__ = f"tile_{rows}x{vectors}"
+    return kernel("i R1 i i R1 i W1 i i i b b")(run)
+
+
+KERNELS = {shape: tile_kernel(*shape) for shape in TILES}
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("shape", TILES)
+def test_tile(shape, dtype):
+    rows, vectors = shape
+    width = vectors * vector_bits() // (8 * np.dtype(dtype).itemsize)
+    rng = np.random.default_rng(0)
+    run = KERNELS[shape][np.dtype(dtype).char]
+    for k in (0, 1, 3, 4, 7, 33):
+        a, b = rng.standard_normal((rows, k)).astype(dtype), rng.standard_normal((k, width)).astype(dtype)
+        want = a.astype("f8") @ b.astype("f8")
+        for m, n in [(rows, width), (rows - 1, width), (1, 1), (rows, width - 1), (rows, width // 2 + 1)]:
+            for add in (False, True):
+                for packed in (False, True):
+                    left, row, step = (a.T, 1, rows) if packed else (a, k, 1)
+                    c = np.full((rows, width), 3, dtype) if add else np.full((rows, width), np.nan, dtype)
+                    before = c.copy()
+                    short = np.ascontiguousarray(b[:, :n])  # a masked tile reads no further than n
+                    run(k, np.ascontiguousarray(left).ravel(), row, step, (short if n < width else b).ravel(), n if n < width else width,
+                        c.ravel(), width, m, n, add, n < width)
+                    if m and n:
+                        # the error is relative to what was added up, not to what is left of it
+                        error = np.abs(c[:m, :n] - want[:m, :n] - (3 if add else 0))
+                        assert (error <= 4 * np.finfo(dtype).eps * (3 + (abs(a).astype("f8") @ abs(b))[:m, :n])).all()
+                    c[:m, :n] = before[:m, :n] = 0
+                    np.testing.assert_array_equal(c, before, err_msg="written outside m x n")
+
+
+_dot_43 = dot_tile(4, 3)
+
+
+@kernel("i R1 i R1 i W1 i b")
+def dots(k, a, a_row, b, b_row, c, c_row, add):
+    store_scalars(_dot_43(k, pointer(a), a_row, pointer(b), b_row), pointer(c), c_row, 1, 3, add)
+
+
+@pytest.mark.parametrize("k", [0, 1, 7, 8, 9, 100])
+def test_dots(k):
+    rng = np.random.default_rng(k)
+    a, b = rng.standard_normal((4, k)).astype("f4"), rng.standard_normal((3, k)).astype("f4")
+    c = np.full((4, 3), np.nan, "f4")
+    dots["f"](k, a.ravel(), k, b.ravel(), k, c.ravel(), 3, False)
+    assert_close(c, a.astype("f8") @ b.T.astype("f8"), "sum", max(k, 1))
+    dots["f"](k, a.ravel(), k, b.ravel(), k, c.ravel(), 3, True)
+    assert_close(c, 2 * (a.astype("f8") @ b.T.astype("f8")), "sum", max(k, 1))
+
+
+def bare_tile(rows, vectors, indirect):
+    tile, put = outer_tile(rows, vectors, indirect=indirect), store_tile(rows, vectors)
+
+    def run(k, a, a_row, b, b_step, offsets, c, c_row, add):
+        put(tile(k, pointer(a), a_row, 1, pointer(b), pointer(offsets) if indirect else b_step, 0), pointer(c), c_row, rows, 4096, add)
+
+    run.__qualname__ = f"bare_{rows}x{vectors}{'_indirect' if indirect else ''}"
+    return kernel("i R1 i R1 i L1 W1 i b")(run)
+
+
+@pytest.mark.parametrize("indirect", [False, True])
+@pytest.mark.parametrize("shape", TILES)
+def test_loops_do_not_spill(shape, indirect):
+    """In every loop of the machine code that multiplies, no vector register goes to or comes from the stack."""
+    if vector_bits() > 256 and registers() < 32:
+        # a width that the machine does not have is cut in two: twice the registers, which it does not have either
+        return
+    lines = assembly(bare_tile(*shape, indirect), "f").splitlines()
+    labels = {m.group(1): i for i, line in enumerate(lines) if (m := re.match(r"(\.?L\w+):", line))}
+    loops = 0
+    for i, line in enumerate(lines):
+        m = re.match(r"\s+(?:j\w+|b[.\w]*|cbn?z\s+\w+,)\s+(\.?L\w+)$", line)
+        if not m or labels.get(m.group(1), i) >= i:
+            continue
+        body = lines[labels[m.group(1)] : i]
+        if sum("fmadd" in x or "fmla" in x for x in body) >= shape[0] * shape[1]:
+            loops += 1
+            spills = [x for x in body if re.search(r"[xyz]mm|\bq\d+|\bv\d+", x) and re.search(r"\(%rsp|\(%rbp|\[sp", x)]
+            assert not spills, spills
+    assert loops >= 2, "the tile's loops were not found in the assembly"

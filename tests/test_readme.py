@@ -1,0 +1,20 @@
+"""The README's examples run as they stand, one after another."""
+
+import re
+
+from subprocesses import ROOT, python
+
+
+def test_examples():
+    text = (ROOT / "README.md").read_text()
+    code = "\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL))
+    assert code.count("import") >= 5
+    done = python(code, "-W", "error::UserWarning")
+    error = float(re.search(r"relative error (\S+)", done.stdout)[1])
+    assert 0 < error < 1e-6
+
+
+def test_links():
+    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\((?!http)([^)#]+)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
