@@ -143,7 +143,7 @@ def _progress():
         from tqdm import tqdm
     except ImportError:
         return _counter, lambda: None
-    bar = tqdm(unit="kernel", file=sys.stderr)
+    bar = tqdm(unit=" kernels", file=sys.stderr)
 
     def report(done, total, name):
         bar.total = total

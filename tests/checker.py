@@ -51,7 +51,8 @@ def strided(a):
     return view
 
 
-LAYOUTS = {"contiguous": lambda a: np.asarray(a, order="C"), "strided": strided, "channels_last": lambda a: channels_last(a) if a.ndim in (3, 4, 5) else a}
+LAYOUTS = {"contiguous": lambda a: np.asarray(a, order="C"), "strided": strided,
+           "channels_last": lambda a: channels_last(a) if a.ndim in (3, 4, 5) else a}
 
 
 def check(op, torch_op, arrays, options=None, *, torch_options=None, kind="sum", n=1, backend=None, dtype="f4", layout="contiguous",

@@ -32,8 +32,9 @@ def test_embedding(padding_idx, backend, dtype, layout):
             check_embedding(shape, rows, columns, padding_idx, backend=backend, dtype=dtype, layout=layout)
 
 
-@given(shape=st.lists(st.integers(0, 6), max_size=3).map(tuple), rows=st.integers(1, 9), columns=st.integers(0, 9), seed=st.integers(0, 99),
-       draw=st.data(), layout=st.sampled_from(["contiguous", "strided"]), dtype=st.sampled_from(["f4", "f8"]), backend=st.sampled_from(BACKENDS))
+@given(shape=st.lists(st.integers(0, 6), max_size=3).map(tuple), rows=st.integers(1, 9), columns=st.integers(0, 9),
+       seed=st.integers(0, 99), draw=st.data(), layout=st.sampled_from(["contiguous", "strided"]), dtype=st.sampled_from(["f4", "f8"]),
+       backend=st.sampled_from(BACKENDS))
 @settings(max_examples=25, deadline=None, derandomize=True)
 def test_any_shape(shape, rows, columns, seed, draw, layout, dtype, backend):
     padding_idx = draw.draw(st.none() | st.integers(-rows, rows - 1))

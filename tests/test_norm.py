@@ -145,8 +145,8 @@ def check_layer_norm(shape, ndim, affine, eps=EPS, **how):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("affine", [True, False])
 def test_layer_norm(affine, backend, dtype, layout):
-    for shape, ndim in [((7,), 1), ((3, 5), 1), ((3, 5), 2), ((2, 3, 4), 2), ((2, 1, 3, 33), 1), ((2, 3, 4, 5), 3), ((0, 5), 1), ((3, 0), 1),
-                        ((0, 3, 2), 2)]:
+    for shape, ndim in [((7,), 1), ((3, 5), 1), ((3, 5), 2), ((2, 3, 4), 2), ((2, 1, 3, 33), 1), ((2, 3, 4, 5), 3), ((0, 5), 1),
+                        ((3, 0), 1), ((0, 3, 2), 2)]:
         check_layer_norm(shape, ndim, affine, backend=backend, dtype=dtype, layout=layout)
 
 
@@ -161,7 +161,8 @@ def check_group_norm(shape, groups, affine, eps=EPS, **how):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("affine", [True, False])
 def test_group_norm(affine, backend, dtype, layout):
-    for shape, groups in [((3, 6), 2), ((2, 6, 5), 3), ((1, 4, 3, 2), 1), ((2, 4, 5, 3), 4), ((2, 6, 2, 3, 2), 2), ((0, 4, 2), 2), ((0, 4), 4)]:
+    for shape, groups in [((3, 6), 2), ((2, 6, 5), 3), ((1, 4, 3, 2), 1), ((2, 4, 5, 3), 4), ((2, 6, 2, 3, 2), 2), ((0, 4, 2), 2),
+                          ((0, 4), 4)]:
         check_group_norm(shape, groups, affine, backend=backend, dtype=dtype, layout=layout)
 
 
@@ -201,8 +202,9 @@ def test_group_norm_without_elements(backend):
         assert F.group_norm(np.zeros((2, 0, 3), "f4"), 2, np.zeros(0, "f4")).shape == (2, 0, 3)
 
 
-@given(shape=st.tuples(st.integers(0, 5), st.sampled_from([1, 2, 3, 4, 6]), *[st.integers(1, 6)] * 2), spatial=st.integers(0, 2), seed=st.integers(0, 99),
-       draw=st.data(), layout=st.sampled_from(LAYOUTS), dtype=st.sampled_from(["f4", "f8"]), backend=st.sampled_from(BACKENDS))
+@given(shape=st.tuples(st.integers(0, 5), st.sampled_from([1, 2, 3, 4, 6]), *[st.integers(1, 6)] * 2), spatial=st.integers(0, 2),
+       seed=st.integers(0, 99), draw=st.data(), layout=st.sampled_from(LAYOUTS), dtype=st.sampled_from(["f4", "f8"]),
+       backend=st.sampled_from(BACKENDS))
 @settings(max_examples=25, deadline=None, derandomize=True)
 def test_any_shape(shape, spatial, seed, draw, layout, dtype, backend):
     shape = shape[:2 + spatial]
@@ -252,8 +254,8 @@ def test_special_values(backend):
 def test_layout_is_kept(backend):
     x = channels_last(data((2, 4, 5, 3)).astype("f4"))
     with fastdl.use_backend(backend):
-        for f in (lambda: fastdl.vjp(F.batch_norm, x, None, None, np.ones(4, "f4"), training=True), lambda: fastdl.vjp(F.group_norm, x, 2, np.ones(4, "f4"))):
-            y, pullback = f()
+        for y, pullback in (fastdl.vjp(F.batch_norm, x, None, None, np.ones(4, "f4"), training=True),
+                            fastdl.vjp(F.group_norm, x, 2, np.ones(4, "f4"))):
             assert y.strides == x.strides
             assert pullback(x)[0].strides == x.strides
 
@@ -285,7 +287,7 @@ BAD = [
     (lambda: F.batch_norm(X, C, C, C, C.astype("f8")), TypeError, "batch_norm: bias is float64, input is float32"),
     (lambda: F.batch_norm(X, C.tolist(), C), TypeError, "batch_norm: running_mean must be a numpy array .* got list"),
     (lambda: F.batch_norm(X[:1, :, :1], C, C, training=True), ValueError, r"batch_norm: input has shape \(1, 3, 1\), one value"),
-    (lambda: F.batch_norm(X, None, None, training=True, eps=0), ValueError, "batch_norm: eps is 0.0; the rule is greater than 0 when training"),
+    (lambda: F.batch_norm(X, None, None, training=True, eps=0), ValueError, "batch_norm: eps is 0.0; the rule is greater than 0"),
     (lambda: F.batch_norm(X, C, C, momentum=None), TypeError, "batch_norm: momentum must be a number, got None"),
     (lambda: F.batch_norm(X, strided(C), C.copy(), training=True), ValueError, "batch_norm: running_mean is read-only"),
     (lambda: F.layer_norm(X, ()), ValueError, r"layer_norm: .* normalized_shape is \(\); the rule is at least one size"),

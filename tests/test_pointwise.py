@@ -47,7 +47,8 @@ def test_activation_of_special_values(name, options, backend, dtype):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a kernel that overflows on the way says nothing
         check_activation(name, options, np.array([np.nan, np.inf, -np.inf, 0.0, -0.0]), backend=backend, dtype=dtype)
-        check_activation(name, options, np.array([1e-30, -1e-30, 3.0, -3.0, 19.5, 20.5, -19.5, -20.5, 60.0, -60.0, 1e15]), backend=backend, dtype=dtype)
+        sizes = np.array([1e-30, -1e-30, 3, -3, 19.5, 20.5, -19.5, -20.5, 60, -60, 1e15])
+        check_activation(name, options, sizes, backend=backend, dtype=dtype)
 
 
 def _gelu_tanh(x):
@@ -57,7 +58,8 @@ def _gelu_tanh(x):
 @pytest.mark.parametrize("dtype,bound", [("f4", 1e-5), ("f8", 1e-13)])
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name,options,exact", [
-    ("elu", {}, lambda x: math.expm1(x) if x < 0 else x), ("sigmoid", {}, lambda x: 1 / (1 + math.exp(-x))), ("tanh", {}, math.tanh), ("gelu", {"approximate": "tanh"}, _gelu_tanh),
+    ("elu", {}, lambda x: math.expm1(x) if x < 0 else x), ("sigmoid", {}, lambda x: 1 / (1 + math.exp(-x))),
+    ("tanh", {}, math.tanh), ("gelu", {"approximate": "tanh"}, _gelu_tanh),
     ("softplus", {}, lambda x: math.log1p(math.exp(x))), ("gelu", {}, lambda x: x * 0.5 * math.erfc(-x * math.sqrt(0.5)))])
 def test_small_results_keep_their_digits(name, options, exact, backend, dtype, bound):
     """Each result to its own relative error, where 1 + tanh and 1 + erf cancel and exp is about to underflow."""
@@ -128,8 +130,9 @@ def test_softmax(name, backend, dtype, layout):
     for shape in SHAPES:
         for dim in range(-max(1, len(shape)), max(1, len(shape))):
             n = shape[dim] if shape else 1
-            check(getattr(F, name), getattr(T, name), [np.asarray(4 * rng.standard_normal(shape))], {"dim": dim}, kind="transcendental", n=n,
-                  backend=backend, dtype=dtype, layout=layout)
+            x = np.asarray(4 * rng.standard_normal(shape))
+            check(getattr(F, name), getattr(T, name), [x], {"dim": dim}, kind="transcendental", n=n, backend=backend, dtype=dtype,
+                  layout=layout)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -149,7 +152,8 @@ def test_any_shape(shape, seed, data, layout, dtype, backend):
     x = np.random.default_rng(seed).standard_normal(shape)
     dim = data.draw(st.integers(-len(shape), len(shape) - 1))
     for name in ("softmax", "log_softmax"):
-        check(getattr(F, name), getattr(T, name), [x], {"dim": dim}, kind="transcendental", n=shape[dim], backend=backend, dtype=dtype, layout=layout)
+        check(getattr(F, name), getattr(T, name), [x], {"dim": dim}, kind="transcendental", n=shape[dim], backend=backend, dtype=dtype,
+              layout=layout)
     name, options = data.draw(st.sampled_from(ACTIVATIONS))
     check_activation(name, options, x, backend=backend, dtype=dtype, layout=layout)
 

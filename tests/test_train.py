@@ -2,6 +2,8 @@
 
 import copy
 import functools
+import pathlib
+import subprocess
 import sys
 
 import numpy as np
@@ -163,3 +165,9 @@ def test_refusals(options, error, message):
 def test_history_of_something_else(text):
     with pytest.raises(ValueError):
         History.from_json(text)
+
+
+def test_importing_is_light():
+    code = "import sys, fastdl.nn, fastdl.train, fastdl.demos.cnn; print({'numba', 'torch', 'tqdm', 'matplotlib'} & set(sys.modules))"
+    folder = pathlib.Path(fastdl.__file__).parents[1]
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, check=True).stdout.strip() == "set()"

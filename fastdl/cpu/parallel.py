@@ -13,9 +13,9 @@ The state is a block of words in memory that workers read (no Python object is t
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
-import sys
 import threading
 
 import numpy as np
@@ -34,11 +34,12 @@ _SPIN = 65  # cycles that a worker spins before it sleeps
 _SLOTS = 72  # the next worker's number
 _WORDS = 80
 
-_state: np.ndarray | None = None
-_address = 0  # of the state, 0 until it is made
-_threads: list = []  # the workers' pthread_t
+_ALONE = (0, 1)
+
+_team: tuple[int, int] | None = None  # (the running pool's address, its threads), or None until it is started
+_blocks: list[np.ndarray] = []  # every pool's state: a call that began before a change of threads still uses the old one
+_workers: list[ctypes.c_size_t] = []  # pthread_t
 _wanted: int | None = None
-_started = 0
 _making = threading.Lock()
 
 
@@ -73,77 +74,77 @@ def set_num_threads(n: int) -> None:
         _wanted = n
 
 
+def team() -> tuple[int, int]:
+    """(the pool's address for a kernel's ``pool`` argument, its threads); (0, 1) where there is one thread only.
+
+    Scratch memory for a job is counted by these threads: get_num_threads() may have changed since.
+    """
+    return _team or _start()
+
+
 def pool() -> int:
-    """The running pool's address for a kernel's ``pool`` argument; 0 with one thread."""
-    if _started:
-        return _address
-    if get_num_threads() == 1:
-        return 0
-    return _start()
+    """The first half of team(), for kernels without scratch memory."""
+    return (_team or _start())[0]
 
 
-def _start() -> int:
-    global _state, _address, _started
+def _start() -> tuple[int, int]:
+    global _team
+    n = get_num_threads()
+    if n == 1:
+        return _ALONE
     from ._pool import calibrate, pool_run, worker_main
 
     with _making:
-        if _started:
-            return _address
+        if _team:
+            return _team
         n = get_num_threads()
         if n == 1:
-            return 0
-        if _state is None:
-            _state = np.zeros(_WORDS + 8, np.int64)
-            _address = _state.ctypes.data
-            _address += -_address % 64
-        base = (_address - _state.ctypes.data) // 8
-        _state[:] = 0
-        _state[base + _RUN] = pool_run.address
-        _state[base + _SPIN] = calibrate()
+            return _ALONE
+        block = np.zeros(_WORDS + 8, np.int64)
+        address = block.ctypes.data
+        address += -address % 64
+        state = block[(address - block.ctypes.data) // 8 :]
+        state[_RUN] = pool_run.address
+        state[_SPIN] = calibrate()
         library = ctypes.CDLL(None)
         for _ in range(n - 1):
             handle = ctypes.c_size_t()
-            failed = library.pthread_create(ctypes.byref(handle), None, ctypes.c_void_p(worker_main.address), ctypes.c_void_p(_address))
-            if failed:
-                break  # no more threads to be had: the caller does the work
-            _threads.append(handle)
-        _started = n
-        return _address
+            if library.pthread_create(ctypes.byref(handle), None, ctypes.c_void_p(worker_main.address), ctypes.c_void_p(address)):
+                break  # no more threads to be had: the others do the work
+            _workers.append(handle)
+        _blocks.append(block)
+        _team = (address, n)
+        return _team
 
 
 def _stop_workers() -> None:
-    """End the workers; the next pool() starts new ones. Called with _making held."""
-    global _started
-    if not _threads:
-        _started = 0
+    """End the workers; the next call starts new ones. Called with _making held."""
+    global _team
+    if _team is None:
         return
     from ._pool import request_stop
 
-    started, _started = _started, 0
-    request_stop(_address)
+    address, _team = _team[0], None
+    request_stop(address)
     library = ctypes.CDLL(None)
-    for handle in _threads:
+    for handle in _workers:
         library.pthread_join(handle, None)
-    _threads.clear()
-    del started
+    _workers.clear()
 
 
 def _forget_workers() -> None:
     """After a fork the child has the memory but not the threads; whatever they were doing is not going on here."""
-    global _started, _making, _state
+    global _team, _making
     _making = threading.Lock()
-    _threads.clear()
-    _started = 0
-    _state = None  # a fresh block: the old one may say that a job is running
+    _workers.clear()
+    _team = None
 
 
+@atexit.register
 def _at_exit() -> None:
     with _making:
         _stop_workers()
 
 
-os.register_at_fork(after_in_child=_forget_workers) if hasattr(os, "register_at_fork") else None
-if sys.platform != "win32":
-    import atexit
-
-    atexit.register(_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_workers)

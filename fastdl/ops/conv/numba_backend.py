@@ -157,8 +157,7 @@ def _finished(plan, x, w, bias, params, train):
 
 
 def _pool_for(work):
-    pool = parallel.pool() if work > PARALLEL_WORK else 0
-    return pool, parallel.get_num_threads() if pool else 1
+    return parallel.team() if work > PARALLEL_WORK else (0, 1)
 
 
 def _planes(plan, x, start, stop, pool, block):

@@ -81,9 +81,10 @@ def nll_loss(input, target, weight=None, ignore_index=-100, reduction="mean"):
     Raises TypeError (a dtype not named above) or ValueError (shapes that do not fit, no classes, a class index out of
     range, an unknown reduction).
     """
-    check.choice("nll_loss", "reduction", reduction, _REDUCTIONS)
-    x, w, channels = _scores("nll_loss", input, weight)
-    return _class_call("nll_loss", x, target, w, channels, ClassLossParams(check.integer("nll_loss", "ignore_index", ignore_index), reduction))
+    op = "nll_loss"
+    params = ClassLossParams(check.integer(op, "ignore_index", ignore_index), check.choice(op, "reduction", reduction, _REDUCTIONS))
+    x, w, channels = _scores(op, input, weight)
+    return _class_call(op, x, target, w, channels, params)
 
 
 def _scores(op, input, weight):

@@ -43,9 +43,7 @@ def multiply(a, b, out=None):
     n = b.shape[1]
     char = a.dtype.char
     c = np.empty((m, n), a.dtype) if out is None else out
-    pool, slots = 0, 1
-    if m * n * k > PARALLEL_WORK and (pool := parallel.pool()):
-        slots = parallel.get_num_threads()
+    pool, slots = parallel.team() if m * n * k > PARALLEL_WORK else (0, 1)
     way = _way(m, n, k, a, b)
     if way == DOTS and (a.strides[1] != a.itemsize or b.strides[0] != b.itemsize):
         way = PACKED
