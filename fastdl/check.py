@@ -8,7 +8,7 @@ import numpy as np
 
 from .op import _is_torch
 
-_FLOATS = ("f4", "f8")
+_F4, _F8 = np.dtype("f4"), np.dtype("f8")
 
 
 def array(op: str, name: str, value, ndim=None, kinds: str = "f"):
@@ -24,9 +24,11 @@ def array(op: str, name: str, value, ndim=None, kinds: str = "f"):
         value = np.asarray(value)
     dtype = value.dtype
     if kinds == "f":
-        if dtype.str[1:] not in _FLOATS:
+        if dtype is _F4 or dtype is _F8:  # numpy keeps one object for each: nothing is faster
+            pass
+        elif dtype.str[1:] not in ("f4", "f8"):
             raise TypeError(f"{op}: {name} has dtype {dtype}; the rule is float32 or float64")
-        if not dtype.isnative:
+        elif not dtype.isnative:
             raise TypeError(f"{op}: {name} has a byte order that is not the machine's; convert it with .astype({dtype.name!r})")
     elif dtype.kind not in "iu":
         raise TypeError(f"{op}: {name} has dtype {dtype}; the rule is an integer type")

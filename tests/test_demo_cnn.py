@@ -75,3 +75,11 @@ def test_missing_packages_are_named_before_any_work(package, monkeypatch, tmp_pa
 def test_no_seeds():
     with pytest.raises(ValueError, match="cnn: seeds is empty"):
         cnn.run(seeds=[])
+
+
+def test_shift():
+    images = np.zeros((200, 1, 28, 28), np.float32)
+    images[:, 0, 14, 14] = 1
+    moved, labels = cnn.shift(np.random.default_rng(0), images, np.arange(200))
+    assert moved.sum() == 200 and (labels == np.arange(200)).all()
+    assert {tuple(where - 14) for where in np.argwhere(moved[:, 0])[:, 1:]} == {(i, j) for i in range(-2, 3) for j in range(-2, 3)}

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import fastdl
 import fastdl.functional as F
 
+pytestmark = pytest.mark.filterwarnings("ignore:reduction. 'mean' divides")  # torch's opinion of kl_div
 BACKENDS = ["reference"]
 LAYOUTS = ["contiguous", "strided", "channels_last"]
 REDUCTIONS = ["none", "mean", "sum"]

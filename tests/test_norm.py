@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import fastdl
 import fastdl.functional as F
+from fastdl.ops.norm import reference
 
 BACKENDS = ["reference"]
 LAYOUTS = ["contiguous", "strided", "channels_last"]
@@ -200,6 +201,14 @@ def test_group_norm_without_elements(backend):
     with fastdl.use_backend(backend):
         assert F.batch_norm(np.zeros((2, 0, 3), "f4"), np.zeros(0, "f4"), np.zeros(0, "f4"), training=True).shape == (2, 0, 3)
         assert F.group_norm(np.zeros((2, 0, 3), "f4"), 2, np.zeros(0, "f4")).shape == (2, 0, 3)
+
+
+def test_nothing_behind_an_empty_array_is_read():
+    """np.einsum multiplies a sum of nothing by the first value of an operand whose strides are 0, which is not its own."""
+    memory = np.full(64, np.nan, "f4")
+    grad, normal = (np.ndarray((2, 2, 2, 0), "f4", memory, strides=s) for s in ((16, 8, 4, 4), (0, 0, 0, 0)))
+    np.testing.assert_array_equal(reference._sum_product(grad, normal, (0, 3)), np.zeros((1, 2, 2, 1)))
+    np.testing.assert_array_equal(reference._channel_sum(grad, normal), np.zeros(2))
 
 
 @given(shape=st.tuples(st.integers(0, 5), st.sampled_from([1, 2, 3, 4, 6]), *[st.integers(1, 6)] * 2), spatial=st.integers(0, 2),

@@ -19,7 +19,18 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from . import features
-from .simd import INTP, _first_lanes, _function, _mangled, _splat_value, _vector_pointer, llvm_type, vector_of
+from .simd import (
+    INTP,
+    _first_lanes,
+    _function,
+    _mangled,
+    _splat_value,
+    _vector_pointer,
+    llvm_type,
+    masked_load,
+    masked_store,
+    vector_of,
+)
 
 # The tile that fills the registers: 16 registers hold 6 x 2 accumulators, 2 vectors of b and one of a; 32 hold 12 x 2.
 TILE_ROWS, TILE_VECTORS = (12, 2) if features.registers() >= 32 else (6, 2)
@@ -61,12 +72,6 @@ def _fma(builder, vector, a, b, c):
     return builder.call(_function(builder, f"llvm.fma.{_mangled(vector)}", a.type, [a.type] * 3), [a, b, c])
 
 
-def _load_masked(builder, vector, where, mask):
-    i32, vt = ir.IntType(32), where.type.pointee
-    fn = _function(builder, f"llvm.masked.load.{_mangled(vector)}.p0", vt, [where.type, i32, mask.type, vt])
-    return builder.call(fn, [where, i32(1), mask, ir.Constant(vt, None)])
-
-
 @functools.cache
 def outer_tile(rows: int, vectors: int, *, masked: bool = False, indirect: bool = False, unroll: int = 4):
     """``tile(k, a, a_row, a_step, b, b_step, n)``: the sum over k of a[i * a_row + k * a_step] * b[k * b_step + ...].
@@ -92,7 +97,7 @@ def outer_tile(rows: int, vectors: int, *, masked: bool = False, indirect: bool 
 
             def fetch(b_now, j):
                 where = _vector_pointer(builder, b_now, INTP(j * vector.lanes), vt)
-                return _load_masked(builder, vector, where, masks[j]) if masked else builder.load(where, align=1)
+                return masked_load(builder, vector, where, masks[j]) if masked else builder.load(where, align=1)
 
             def step(values, a_now, b_now):
                 b_row = builder.gep(b_, [builder.load(b_now)]) if indirect else b_now
@@ -131,7 +136,6 @@ def store_tile(rows: int, vectors: int):
     @intrinsic
     def store(typingctx, acc, c, c_row, m, n, add):
         vector = vector_of(c.dtype)
-        mangled = _mangled(vector)
 
         def codegen(context, builder, signature, args):
             acc_, c_, c_row_, m_, n_, add_ = args
@@ -154,18 +158,16 @@ def store_tile(rows: int, vectors: int):
                                         builder.store(value, where, align=1)
                                     row = builder.gep(row, [c_row_])
                 with partial:
-                    i32 = ir.IntType(32)
                     masks = [_first_lanes(builder, lanes, builder.sub(n_, INTP(j * lanes))) for j in range(vectors)]
                     row = c_
                     for i in range(rows):
                         with builder.if_then(builder.icmp_signed("<", INTP(i), m_)):
                             for j in range(vectors):
                                 where = _vector_pointer(builder, row, INTP(j * lanes), vt)
-                                old = _load_masked(builder, vector, where, builder.and_(masks[j], _splat_value(builder, masks[j].type, add_)))
+                                old = masked_load(builder, vector, where, builder.and_(masks[j], _splat_value(builder, masks[j].type, add_)))
                                 value = values[i * vectors + j]
                                 value = builder.select(add_, builder.fadd(old, value), value)
-                                fn = _function(builder, f"llvm.masked.store.{mangled}.p0", ir.VoidType(), [vt, where.type, i32, masks[j].type])
-                                builder.call(fn, [value, where, i32(1), masks[j]])
+                                masked_store(builder, vector, where, value, masks[j])
                         row = builder.gep(row, [c_row_])
 
         return types.void(acc, c, types.intp, types.intp, types.intp, types.boolean), codegen
@@ -211,7 +213,7 @@ def dot_tile(rows: int, columns: int, *, indirect: bool = False):
             mask = _first_lanes(builder, lanes, builder.sub(k_, index))
 
             def fetch_rest(p):
-                return _load_masked(builder, vector, _vector_pointer(builder, p, index, vt), mask)
+                return masked_load(builder, vector, _vector_pointer(builder, p, index, vt), mask)
 
             before = builder.block
             rest = builder.append_basic_block("rest")

@@ -200,17 +200,28 @@ def store(typingctx, p, i, v):
     return types.void(p, types.intp, v), codegen
 
 
+def masked_load(builder, vector, where, mask):
+    """LLVM for a load of the mask's lanes, zeros elsewhere; for the code generators of this folder."""
+    i32, vt = ir.IntType(32), where.type.pointee
+    fn = _function(builder, f"llvm.masked.load.{_mangled(vector)}.p0", vt, [where.type, i32, mask.type, vt])
+    return builder.call(fn, [where, i32(1), mask, ir.Constant(vt, None)])
+
+
+def masked_store(builder, vector, where, value, mask):
+    """LLVM for a store of the mask's lanes."""
+    i32 = ir.IntType(32)
+    fn = _function(builder, f"llvm.masked.store.{_mangled(vector)}.p0", ir.VoidType(), [value.type, where.type, i32, mask.type])
+    builder.call(fn, [value, where, i32(1), mask])
+
+
 @intrinsic
 def load_n(typingctx, p, i, n):
     """The first n elements of p[i : i + lanes], zeros after them; nothing beyond them is touched."""
     vector = vector_of(p.dtype)
 
     def codegen(context, builder, signature, args):
-        vt = llvm_type(context, vector)
-        where = _vector_pointer(builder, args[0], args[1], vt)
-        mask = _first_lanes(builder, vector.lanes, args[2])
-        fn = _function(builder, f"llvm.masked.load.{_mangled(vector)}.p0", vt, [where.type, ir.IntType(32), mask.type, vt])
-        return builder.call(fn, [where, ir.IntType(32)(1), mask, ir.Constant(vt, None)])
+        where = _vector_pointer(builder, args[0], args[1], llvm_type(context, vector))
+        return masked_load(builder, vector, where, _first_lanes(builder, vector.lanes, args[2]))
 
     return vector(p, types.intp, types.intp), codegen
 
@@ -221,9 +232,7 @@ def store_n(typingctx, p, i, v, n):
 
     def codegen(context, builder, signature, args):
         where = _vector_pointer(builder, args[0], args[1], args[2].type)
-        mask = _first_lanes(builder, v.lanes, args[3])
-        fn = _function(builder, f"llvm.masked.store.{_mangled(v)}.p0", ir.VoidType(), [args[2].type, where.type, ir.IntType(32), mask.type])
-        builder.call(fn, [args[2], where, ir.IntType(32)(1), mask])
+        masked_store(builder, v, where, args[2], _first_lanes(builder, v.lanes, args[3]))
 
     return types.void(p, types.intp, v, types.intp), codegen
 
@@ -617,3 +626,39 @@ def store_rows(typingctx, p, i, step, rows):
             index = builder.add(index, args[2])
 
     return types.void(p, types.intp, types.intp, rows), codegen
+
+
+def _row_masks(builder, lanes_, count, rows, n):
+    """For each of ``count`` rows: the mask of its first n lanes, empty from row ``rows`` on."""
+    return [_first_lanes(builder, lanes_, builder.select(builder.icmp_signed("<", INTP(r), rows), n, INTP(0))) for r in range(count)]
+
+
+@intrinsic
+def load_rows_n(typingctx, p, i, step, rows, n):
+    """As load_rows, but only the first ``rows`` rows and n columns are read; the others are zero."""
+    vector = vector_of(p.dtype)
+
+    def codegen(context, builder, signature, args):
+        p_, index, step_, rows_, n_ = args
+        vt, out = llvm_type(context, vector), []
+        for mask in _row_masks(builder, vector.lanes, vector.lanes, rows_, n_):
+            out.append(masked_load(builder, vector, _vector_pointer(builder, p_, index, vt), mask))
+            index = builder.add(index, step_)
+        return cgutils.pack_array(builder, out)
+
+    return types.UniTuple(vector, vector.lanes)(p, types.intp, types.intp, types.intp, types.intp), codegen
+
+
+@intrinsic
+def store_rows_n(typingctx, p, i, step, values, rows, n):
+    """As store_rows, but only the first ``rows`` rows and n columns are written."""
+    vector = values.dtype
+
+    def codegen(context, builder, signature, args):
+        p_, index, step_, values_, rows_, n_ = args
+        for r, mask in enumerate(_row_masks(builder, vector.lanes, len(values), rows_, n_)):
+            value = builder.extract_value(values_, r)
+            masked_store(builder, vector, _vector_pointer(builder, p_, index, value.type), value, mask)
+            index = builder.add(index, step_)
+
+    return types.void(p, types.intp, types.intp, values, types.intp, types.intp), codegen

@@ -22,7 +22,7 @@ def _strides(x):
 
 
 @inline
-def _zero(p, start, end):
+def zero(p, start, end):
     V = lanes(p)
     i = start
     while i + V <= end:
@@ -70,11 +70,11 @@ def _plane_chunk(slot, chunk, x, channels, sn, sc, sd, sh, sw, D, H, W, pd, ph, 
                         y = h * th + b - ph
                         row = offset(plane, at)
                         if z < 0 or z >= D or y < 0 or y >= H:
-                            _zero(row, 0, Ws)
+                            zero(row, 0, Ws)
                         else:
-                            _zero(row, 0, low)
+                            zero(row, 0, low)
                             copy_row(offset(source, z * sd + y * sh + (c - pw) * sw), sw * tw, row, low, high)
-                            _zero(row, high, Ws)
+                            zero(row, high, Ws)
                         at += Ws
 
 

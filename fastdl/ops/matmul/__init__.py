@@ -27,7 +27,7 @@ def matmul(input, other):
     """
     a = check.array("matmul", "input", input)
     b = check.array("matmul", "other", other)
-    if a.dtype != b.dtype:
+    if a.dtype is not b.dtype:
         check.same_dtype("matmul", "other", b, "input", a)
     if a.ndim == 2 and b.ndim == 2:
         if a.shape[1] != b.shape[0]:

@@ -15,6 +15,15 @@ def _size(x, axes):
     return max(1, prod(x.shape[i] for i in axes))
 
 
+def _einsum(arrays, kept):
+    """The product of arrays of one shape, summed over all axes but ``kept``."""
+    shape = arrays[0].shape
+    if 0 in shape:  # np.einsum may multiply its 0 by what lies behind an empty array, which may be NaN (numpy 2.4)
+        return np.zeros([shape[i] for i in kept], arrays[0].dtype)
+    axes = list(range(len(shape)))
+    return np.einsum(*(part for a in arrays for part in (a, axes)), kept)
+
+
 # ------------------------------------------------------------------------------------------------ batch_norm
 @np.errstate(all="ignore")
 def batch_norm(arrays, params, train):
@@ -74,9 +83,7 @@ def _scale(inverse_std, weight):
 
 def _channel_sum(a, b=None):
     """The sum of a (or of a * b) over all axes but the second. In two stages: an error grows with the longest chain."""
-    axes = list(range(a.ndim))
-    factors = (a, axes) if b is None else (a, axes, b, axes)
-    return np.einsum(*factors, [0, 1]).sum(axis=0)
+    return _einsum((a,) if b is None else (a, b), [0, 1]).sum(axis=0)
 
 
 # ------------------------------------------------------------------------------------------------ layer_norm, group_norm
@@ -153,6 +160,5 @@ def _normalise_backward(grad, x, weight, saved, over, shared, needs):
 
 def _sum_product(a, b, over):
     """The sum of a * b over some axes, which stay as size 1."""
-    axes = list(range(a.ndim))
-    total = np.einsum(a, axes, b, axes, [i for i in axes if i not in over])
+    total = _einsum((a, b), [i for i in range(a.ndim) if i not in over])
     return total.reshape([1 if i in over else n for i, n in enumerate(a.shape)])

@@ -1,0 +1,226 @@
+"""3 x 3 convolution of stride 1 by Winograd's F(m x m, 3 x 3): a half to a quarter of the multiplications.
+
+The image is laid out once as padded rows of pixels, channels side by side, so that every transform works on vectors of
+channels and never shuffles. Then, a block of tiles at a time, all of it in a core's L2 cache:
+
+    input transform     V[point][tile][channel] from (m + 2)^2 pixels of a tile
+    matrix products     M[point][tile][output] = V[point] U[point], one for each of the (m + 2)^2 points; the left operand is
+                        broadcast from where the transform wrote it, the weights U stream in panels
+    output transform    rows of pixels O[row][tile, column][output] from M
+    writing             bias, activation, and the rows to y in either layout
+
+A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308 (2015). The transforms'
+code is generated from their matrices (winograd.py).
+"""
+
+from __future__ import annotations
+
+from numba.extending import register_jitable
+
+from ...cpu._pool import parallel_for
+from ...cpu.jit import inline, kernel
+from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS, outer_tile, store_tile
+from ...cpu.simd import (
+    fma,
+    gather,
+    lanes,
+    load,
+    load_n,
+    load_rows,
+    load_rows_n,
+    offset,
+    pointer,
+    splat,
+    store,
+    store_n,
+    store_rows,
+    store_rows_n,
+    transpose,
+)
+from ..numba_activation import apply_activation
+from .numba_planes import _strides, zero
+from .winograd import matrices, transform_2d
+
+MR = TILE_ROWS
+K_BLOCK = 4  # panels of outputs in a block: M for them stays in L2
+
+
+# ------------------------------------------------------------------------------------------------ layout
+@inline
+def _row_chunk(slot, chunk, x, sn, sc, sh, sw, C, H, W, ph, pw, Hp, Wp, Cb, out):
+    """One padded row of pixels, channels side by side, from either layout."""
+    V = lanes(x)
+    image, row = chunk // Hp, chunk % Hp
+    target = offset(out, chunk * (Wp * Cb))
+    y = row - ph
+    last = min(W, Wp - pw)  # columns of x that the tiles reach
+    if y < 0 or y >= H:
+        zero(target, 0, Wp * Cb)
+        return
+    zero(target, 0, pw * Cb)
+    zero(target, (pw + last) * Cb, Wp * Cb)
+    source = offset(x, image * sn + y * sh)
+    pixels = offset(target, pw * Cb)
+    if sc == 1:
+        for w in range(last):
+            c = 0
+            while c + V <= C:
+                store(pixels, w * Cb + c, load(source, w * sw + c))
+                c += V
+            if c < C:
+                store(pixels, w * Cb + c, load_n(source, w * sw + c, C - c))
+    else:
+        for c in range(0, C, V):
+            channels = min(V, C - c)
+            w = 0
+            if channels == V:
+                while w + V <= last:
+                    store_rows(pixels, w * Cb + c, Cb, transpose(load_rows(source, c * sc + w, sc)))
+                    w += V
+            while w < last:
+                n = min(V, last - w)
+                store_rows_n(pixels, w * Cb + c, Cb, transpose(load_rows_n(source, c * sc + w, sc, channels, n)), n, V)
+                w += V
+
+
+@kernel("i R5 i i i i i W1", dtypes="f")
+def pixel_rows(pool, x, ph, pw, Hp, Wp, Cb, out):
+    """x (N, C, 1, H, W), rows contiguous along W or along C, as out[N, Hp, Wp, Cb] with zeros around and after C."""
+    N, C, _, H, W = x.shape
+    sn, sc, _, sh, sw = _strides(x)
+    parallel_for(pool, _row_chunk, N * Hp, (pointer(x), sn, sc, sh, sw, C, H, W, ph, pw, Hp, Wp, Cb, pointer(out)))
+
+
+@inline
+def _write_rows(O, tiles, t0, m, k0, count, Kb, TH, TW, OH, OW, bias, has_bias, act, slope, y, yn, yk, yh, yw):
+    """The pixels of a block of tiles, O[row][tile, column][output], with bias and activation to y."""
+    V = lanes(O)
+    leak = splat(O, slope)
+    t = 0
+    while t < tiles:
+        # a run of tiles side by side in one image
+        index = t0 + t
+        column, rest = index % TW, index // TW
+        band, image = rest % TH, rest // TH
+        run = min(tiles - t, TW - column)
+        w0 = column * m
+        pixels = min(run * m, OW - w0)
+        for i in range(m):
+            h = band * m + i
+            if h >= OH:
+                break
+            source = offset(O, (i * tiles + t) * m * Kb)
+            target = offset(y, image * yn + k0 * yk + h * yh + w0 * yw)
+            for k in range(0, count, V):
+                outputs = min(V, count - k)
+                shift = load_n(bias, k0 + k, outputs) if has_bias else splat(O, 0.0)
+                if yk == 1:
+                    for w in range(pixels):
+                        v = apply_activation(load(source, w * Kb + k) + shift, act, leak)
+                        store_n(target, w * yw + k, v, outputs)
+                else:
+                    for w in range(0, pixels, V):
+                        n = min(V, pixels - w)
+                        # in place first: an activation is a loop over pixels, the transposition is not
+                        for q in range(w, w + n):
+                            store(source, q * Kb + k, apply_activation(load(source, q * Kb + k) + shift, act, leak))
+                        if n == V and outputs == V:
+                            store_rows(target, k * yk + w, yk, transpose(load_rows(source, w * Kb + k, Kb)))
+                        else:
+                            store_rows_n(target, k * yk + w, yk, transpose(load_rows_n(source, w * Kb + k, Kb, n, V)), outputs, n)
+        t += run
+
+
+# ------------------------------------------------------------------------------------------------ the transforms
+_NAMES = {"load": load, "store": store, "gather": gather, "splat": splat, "fma": fma}
+
+
+def _made(matrix, name, **parts):
+    source = transform_2d(matrix, name, **parts)
+    found = {}
+    exec(source, dict(_NAMES), found)  # straight-line code: Numba does not unroll
+    return register_jitable(found[name])
+
+
+_tile, _store = outer_tile(TILE_ROWS, TILE_VECTORS), store_tile(TILE_ROWS, TILE_VECTORS)
+
+
+def make(m):
+    """The two entry points of F(m x m, 3 x 3): (transform_weights, convolve)."""
+    n = m + 2
+    points = n * n
+    a_t, g, b_t = matrices(m)
+    weight_tile = _made(g, "weight_tile", load="gather(p, {i} * 3 + {j}, step)", store=f"store(out, ({{i}} * {n} + {{j}}) * ps, {{v}})",
+                        arguments="p, step, out, ps")
+    input_tile = inline(_made(b_t, "input_tile", load="load(p, {i} * row + {j} * column)",
+                              store=f"store(out, ({{i}} * {n} + {{j}}) * ps, {{v}})", arguments="p, row, column, out, ps"))
+    output_tile = inline(_made(a_t, "output_tile", load=f"load(p, ({{i}} * {n} + {{j}}) * ps)", store="store(out, {i} * row + {j} * column, {v})",
+                               arguments="p, ps, out, row, column"))
+
+    @inline
+    def weights_chunk(slot, c, w, K, C, panels, U):
+        V = lanes(w)
+        width = TILE_VECTORS * V
+        for k in range(0, K, V):
+            weight_tile(offset(w, (k * C + c) * 9), C * 9, offset(U, (k // width * C + c) * width + k % width), panels * C * width)
+
+    def transform_weights(pool, w, U):
+        """w (K, C, 9) contiguous, K a whole number of vectors, as U[point][panel][C][one tile's outputs]."""
+        K, C, _ = w.shape
+        width = TILE_VECTORS * lanes(pointer(w))
+        parallel_for(pool, weights_chunk, C, (pointer(w), K, C, (K + width - 1) // width, pointer(U)))
+
+    @inline
+    def block_chunk(slot, chunk, blocks, block, tiles, x, Hp, Wp, C, Cb, U, panels, k_panels, K, TH, TW, OH, OW,
+                    bias, has_bias, act, slope, y, yn, yk, yh, yw, scratch, scratch_size):
+        V = lanes(x)
+        width = TILE_VECTORS * V
+        t0 = chunk % blocks * block
+        first_panel = chunk // blocks * k_panels
+        last_panel = min(panels, first_panel + k_panels)
+        count = min(block, tiles - t0)
+        rows = (count + MR - 1) // MR * MR
+        VV = offset(scratch, slot * scratch_size)
+        for t in range(count):
+            index = t0 + t
+            column, rest = index % TW, index // TW
+            band, image = rest % TH, rest // TH
+            source = offset(x, ((image * Hp + band * m) * Wp + column * m) * Cb)
+            for c in range(0, Cb, V):
+                input_tile(offset(source, c), Wp * Cb, Cb, offset(VV, t * Cb + c), rows * Cb)
+        M = offset(VV, points * rows * Cb)
+        for panel in range(first_panel, last_panel, K_BLOCK):
+            here = min(K_BLOCK, last_panel - panel)
+            Kb = here * width
+            for p in range(points):
+                for q in range(here):
+                    weights = offset(U, ((p * panels + panel + q) * C) * width)
+                    for i in range(0, rows, MR):
+                        _store(_tile(C, offset(VV, (p * rows + i) * Cb), Cb, 1, weights, width, 0), offset(M, (p * rows + i) * Kb + q * width),
+                               Kb, MR, width, False)
+            O = offset(M, points * rows * Kb)
+            outputs = min(Kb, K - panel * width)
+            for t in range(count):
+                for k in range(0, outputs, V):
+                    output_tile(offset(M, t * Kb + k), rows * Kb, offset(O, t * m * Kb + k), count * m * Kb, Kb)
+            _write_rows(O, count, t0, m, panel * width, outputs, Kb, TH, TW, OH, OW, bias, has_bias, act, slope, y, yn, yk, yh, yw)
+
+    def convolve(pool, x, Hp, Wp, C, Cb, U, block, k_panels, bias, act, slope, y, scratch, scratch_size):
+        """y (N, K, 1, OH, OW) from pixel_rows' x and transform_weights' U, ``block`` tiles and k_panels panels at a time."""
+        N, K, _, OH, OW = y.shape
+        TH, TW = (OH + m - 1) // m, (OW + m - 1) // m
+        width = TILE_VECTORS * lanes(pointer(x))
+        panels = (K + width - 1) // width
+        tiles = N * TH * TW
+        blocks = (tiles + block - 1) // block
+        yn, yk, _, yh, yw = _strides(y)
+        parallel_for(pool, block_chunk, blocks * ((panels + k_panels - 1) // k_panels),
+                     (blocks, block, tiles, pointer(x), Hp, Wp, C, Cb, pointer(U), panels, k_panels, K, TH, TW, OH, OW,
+                      pointer(bias), bias.shape[0] > 0, act, slope, pointer(y), yn, yk, yh, yw, pointer(scratch), scratch_size))
+
+    transform_weights.__qualname__ = f"transform_weights_{m}"
+    convolve.__qualname__ = f"convolve_{m}"
+    return kernel("i R3 W1", dtypes="f")(transform_weights), kernel("i W1 i i i i W1 i i R1 i T W5 W1 i", dtypes="f")(convolve)
+
+
+KERNELS = {m: make(m) for m in (2, 4, 6)}
