@@ -195,8 +195,7 @@ class Operator:
                 if len(needs) != sum(returned):
                     raise ValueError(f"{self.name}: needs has {len(needs)} entries, the pullback has {sum(returned)} gradients")
                 wanted = iter(needs)
-                flat_needs = tuple(n for arg, r in zip(given, returned, strict=True)
-                                   for n in _spread(arg, next(wanted) if r else False))
+                flat_needs = tuple(n for arg, r in zip(given, returned, strict=True) for n in _spread(arg, next(wanted) if r else False))
             grads = iter(flat_pullback(grad, flat_needs))
             nested = [type(arg)(next(grads) for _ in arg) if isinstance(arg, (tuple, list)) else next(grads) for arg in given]
             return tuple(g for g, r in zip(nested, returned, strict=True) if r)
@@ -222,8 +221,10 @@ class Operator:
                 needs = (True,) * len(arrays)
             needs = tuple(bool(n) and a is not None and a.dtype.kind == "f" for n, a in zip(needs, arrays, strict=True))
             grads = implementation.backward(grad, arrays, saved, params, needs)
-            return tuple(None if g is None or not n else g if s is None or g.shape == s else g.reshape(s)
-                         for g, n, s in zip(grads, needs, shape_of, strict=True))
+            return tuple(
+                None if g is None or not n else g if s is None or g.shape == s else g.reshape(s)
+                for g, n, s in zip(grads, needs, shape_of, strict=True)
+            )
 
         return y, pullback
 
@@ -257,8 +258,11 @@ class Operator:
             if forward is None:
                 refusals.append(f"{name}: it has no kernel for {self.name}")
                 continue
-            found.append(Implementation(name, forward, getattr(module, self.kernel + "_backward", None),
-                                        getattr(module, self.kernel + "_supports", None)))
+            found.append(
+                Implementation(
+                    name, forward, getattr(module, self.kernel + "_backward", None), getattr(module, self.kernel + "_supports", None)
+                )
+            )
         self._candidates, self._refusals, self._generation = tuple(found), refusals, generation
 
 
@@ -310,7 +314,9 @@ def _check_gradient(name, grad, like, kernel_shapes):
     """The gradient given to a pullback, in the kernel's shape and dtype."""
     if isinstance(like, tuple):
         if not isinstance(grad, (tuple, list)) or len(grad) != len(like):
-            raise TypeError(f"{name}: the output is a tuple of {len(like)}, so the pullback takes one of as many (None where there is no gradient)")
+            raise TypeError(
+                f"{name}: the output is a tuple of {len(like)}, so the pullback takes one of as many (None where there is no gradient)"
+            )
         return tuple(None if g is None else _check_gradient(name, g, y, s) for g, y, s in zip(grad, like, kernel_shapes, strict=True))
     if like.dtype.kind != "f":
         return None  # indices have no gradient

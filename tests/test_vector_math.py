@@ -10,7 +10,8 @@ from fastdl.cpu.simd import lanes, load_n, pointer, store_n
 
 # the largest error in ulp that vector_math's docstring states
 STATED = {"exp": (1.1, 1.1), "log": (1.1, 1.1), "tanh": (1.6, 1.6), "sigmoid": (2.6, 2.6), "erf": (1.6, 2.6)}
-RANGE = {"exp": ((-104, 89), (-746, 710)), "tanh": ((-10, 10), (-20, 20)), "sigmoid": ((-104, 20), (-746, 40)), "erf": ((-4.5, 4.5), (-6.5, 6.5))}
+RANGE = {"exp": ((-104, 89), (-746, 710)), "tanh": ((-10, 10), (-20, 20)), "sigmoid": ((-104, 20), (-746, 40)),
+         "erf": ((-4.5, 4.5), (-6.5, 6.5))}
 EXACT = {"exp": mpmath.exp, "log": mpmath.log, "tanh": mpmath.tanh, "erf": mpmath.erf,
          "sigmoid": lambda x: 1 / (1 + mpmath.exp(-x))}
 

@@ -104,7 +104,14 @@ def _rows_chunk(slot, chunk, rows, a, a_row, a_col, packed, c, c_row, m, n, k, a
         for i in range(0, in_place, MR):
             _store(_tile(k, offset(block, i * a_row), a_row, 1, panel, width, 0), offset(target, i * c_row + j), c_row, MR, n - j, add)
         for i in range(in_place, count, MR):
-            _store(_tile(k, offset(mine, (i - in_place) * k), 1, MR, panel, width, 0), offset(target, i * c_row + j), c_row, count - i, n - j, add)
+            _store(
+                _tile(k, offset(mine, (i - in_place) * k), 1, MR, panel, width, 0),
+                offset(target, i * c_row + j),
+                c_row,
+                count - i,
+                n - j,
+                add,
+            )
 
 
 @inline
@@ -120,10 +127,18 @@ def multiply_packed(pool, slots, a, a_row, a_col, b, b_row, b_col, c, c_row, m, 
         columns = min(NC, n - j)
         for p in range(0, max(k, 1), max(full_depth, 1)):
             depth = min(full_depth, k - p)
-            parallel_for(pool, _pack_chunk, (columns + width - 1) // width,
-                         (offset(b, p * b_row + j * b_col), b_row, b_col, depth, columns, workspace))
-            parallel_for(pool, _rows_chunk, (m + rows - 1) // rows,
-                         (rows, offset(a, p * a_col), a_row, a_col, workspace, offset(c, j), c_row, m, columns, depth, add or p > 0, scratch))
+            parallel_for(
+                pool,
+                _pack_chunk,
+                (columns + width - 1) // width,
+                (offset(b, p * b_row + j * b_col), b_row, b_col, depth, columns, workspace),
+            )
+            parallel_for(
+                pool,
+                _rows_chunk,
+                (m + rows - 1) // rows,
+                (rows, offset(a, p * a_col), a_row, a_col, workspace, offset(c, j), c_row, m, columns, depth, add or p > 0, scratch),
+            )
 
 
 # ------------------------------------------------------------------------------------------------ b in place
@@ -190,11 +205,15 @@ def _dots_chunk(slot, chunk, width, a, a_row, b, b_col, c, c_row, m, n, k):
     j = first
     while j + 3 <= last:
         for i in range(0, many, 4):
-            store_scalars(_dot_43(k, offset(a, i * a_row), a_row, offset(b, j * b_col), b_col), offset(c, i * c_row + j), c_row, 1, 3, False)
+            store_scalars(
+                _dot_43(k, offset(a, i * a_row), a_row, offset(b, j * b_col), b_col), offset(c, i * c_row + j), c_row, 1, 3, False
+            )
         j += 3
     while j < last:
         for i in range(0, many, 4):
-            store_scalars(_dot_41(k, offset(a, i * a_row), a_row, offset(b, j * b_col), b_col), offset(c, i * c_row + j), c_row, 1, 1, False)
+            store_scalars(
+                _dot_41(k, offset(a, i * a_row), a_row, offset(b, j * b_col), b_col), offset(c, i * c_row + j), c_row, 1, 1, False
+            )
         j += 1
     for i in range(many, m):
         j = first

@@ -260,7 +260,7 @@ def warmup(report=None) -> int:
             for done, (k, char) in enumerate(work):
                 if report:
                     report(done, len(work), f"{k.name.removeprefix('fastdl.ops.')} {DTYPES[char]}")
-                k[char]  # noqa: B018 - looking it up compiles it
+                k[char]
         finally:
             _quiet = False
     if report:

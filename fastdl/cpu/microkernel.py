@@ -90,7 +90,9 @@ def outer_tile(rows: int, vectors: int, *, masked: bool = False, indirect: bool 
             k_, a_, a_row_, a_step_, b_, b_step_, n_ = args
             vt = llvm_type(context, vector)
             accumulators = [ir.Constant(vt, None)] * count
-            masks = [_first_lanes(builder, vector.lanes, builder.sub(n_, INTP(j * vector.lanes))) for j in range(vectors)] if masked else None
+            masks = (
+                [_first_lanes(builder, vector.lanes, builder.sub(n_, INTP(j * vector.lanes))) for j in range(vectors)] if masked else None
+            )
             row_offset = [INTP(0)]
             for _ in range(rows - 1):
                 row_offset.append(builder.add(row_offset[-1], a_row_))
@@ -164,7 +166,9 @@ def store_tile(rows: int, vectors: int):
                         with builder.if_then(builder.icmp_signed("<", INTP(i), m_)):
                             for j in range(vectors):
                                 where = _vector_pointer(builder, row, INTP(j * lanes), vt)
-                                old = masked_load(builder, vector, where, builder.and_(masks[j], _splat_value(builder, masks[j].type, add_)))
+                                old = masked_load(
+                                    builder, vector, where, builder.and_(masks[j], _splat_value(builder, masks[j].type, add_))
+                                )
                                 value = values[i * vectors + j]
                                 value = builder.select(add_, builder.fadd(old, value), value)
                                 masked_store(builder, vector, where, value, masks[j])

@@ -342,7 +342,14 @@ def _comparison(symbol):
     return function
 
 
-for _symbol, _text in {operator.lt: "<", operator.le: "<=", operator.gt: ">", operator.ge: ">=", operator.eq: "==", operator.ne: "!="}.items():
+for _symbol, _text in {
+    operator.lt: "<",
+    operator.le: "<=",
+    operator.gt: ">",
+    operator.ge: ">=",
+    operator.eq: "==",
+    operator.ne: "!=",
+}.items():
     _overload_binary(_symbol, _comparison(_text))
 
 

@@ -92,8 +92,14 @@ class _Plan:
         offsets = []
         for cell in np.ndindex(kernel):
             shift = [k * d for k, d in zip(cell, dilation, strict=True)]
-            offsets.append(_place([a % s for a, s in zip(shift, stride, strict=True)], [a // s for a, s in zip(shift, stride, strict=True)],
-                                  stride, places))
+            offsets.append(
+                _place(
+                    [a % s for a, s in zip(shift, stride, strict=True)],
+                    [a // s for a, s in zip(shift, stride, strict=True)],
+                    stride,
+                    places,
+                )
+            )
         plan.problems = [_Problem(None, _with_channels(offsets, w_shape[1], plan.plane), tuple(slice(0, o) for o in out))]
         return plan
 
@@ -125,7 +131,9 @@ class _Plan:
                 continue
             flat_offsets = [_place((0, 0, 0), [o + t for o, t in zip(offset, start, strict=True)], (1, 1, 1), places) for offset in offsets]
             outputs = tuple(slice(i, n, s) for i, n, s in zip(first, size, stride, strict=True))
-            plan.problems.append(_Problem(np.array(cells, np.intp), _with_channels(flat_offsets, w_shape[0] // params.groups, plan.plane), outputs))
+            plan.problems.append(
+                _Problem(np.array(cells, np.intp), _with_channels(flat_offsets, w_shape[0] // params.groups, plan.plane), outputs)
+            )
         return plan
 
 
@@ -147,8 +155,16 @@ def _with_channels(offsets, channels, plane):
 def _finished(plan, x, w, bias, params, train):
     act = params.activation
     code = code_of(act)
-    y = _run(plan, x, w, bias, (x.shape[0], (w.shape[1] * params.groups if plan.transpose else w.shape[0]), *params.out), x,
-             params.groups, act if code is not None else None)
+    y = _run(
+        plan,
+        x,
+        w,
+        bias,
+        (x.shape[0], (w.shape[1] * params.groups if plan.transpose else w.shape[0]), *params.out),
+        x,
+        params.groups,
+        act if code is not None else None,
+    )
     z = y
     if code is None:
         y = empty_like_layout(z.shape, z.dtype, z)
@@ -203,9 +219,23 @@ def _run(plan, x, w, bias, shape, like, groups=None, act=None):
         _planes(plan, x, start, stop, pool, planes)
         for problem, matrix in zip(plan.problems, weights, strict=True):
             target = y[(slice(start, stop), slice(None), *problem.outputs)]
-            correlate[char](pool, groups, matrix, problem.offsets, planes, x.shape[1] * plan.plane, x.shape[1] // groups * plan.plane,
-                            plan.places[1], plan.places[2], kb, NOTHING[char] if bias is None else np.ascontiguousarray(bias),
-                            code_of(act) or 0, 0.0 if act is None else act.slope, target, scratch)
+            correlate[char](
+                pool,
+                groups,
+                matrix,
+                problem.offsets,
+                planes,
+                x.shape[1] * plan.plane,
+                x.shape[1] // groups * plan.plane,
+                plan.places[1],
+                plan.places[2],
+                kb,
+                NOTHING[char] if bias is None else np.ascontiguousarray(bias),
+                code_of(act) or 0,
+                0.0 if act is None else act.slope,
+                target,
+                scratch,
+            )
     return y
 
 
@@ -228,7 +258,7 @@ def _weights_from(x, dy, w, params):
     problem = plan.problems[0]
     pool, _ = _pool_for(dy.size * w[0].size)
     step = _images(plan, x)
-    K, (TD, TH, TW), (_, Hs, Ws) = w.shape[0], dy.shape[2:], plan.places
+    K, TD, (_, Hs, Ws) = w.shape[0], dy.shape[2], plan.places
     # dy on the planes' pitch: rows of Ws with zeros after TW, planes of Hs rows with zeros after TH
     Q = TD * Hs * Ws
     memory = workspace(step * (x.shape[1] * plan.plane + K * Q) + Q + WIDE * LANES[char] * 4, x.dtype)
@@ -237,8 +267,20 @@ def _weights_from(x, dy, w, params):
         stop = min(start + step, x.shape[0])
         _planes(plan, x, start, stop, pool, planes)
         make_planes[char](pool, dy[start:stop], 0, 0, 0, 1, 1, 1, TD, Hs, Ws, gradient)
-        weight_gradient[char](pool, params.groups, stop - start, K, Q, gradient, planes, x.shape[1] * plan.plane,
-                              x.shape[1] // params.groups * plan.plane, problem.offsets, dw, start > 0)
+        weight_gradient[char](
+            pool,
+            params.groups,
+            stop - start,
+            K,
+            Q,
+            gradient,
+            planes,
+            x.shape[1] * plan.plane,
+            x.shape[1] // params.groups * plan.plane,
+            problem.offsets,
+            dw,
+            start > 0,
+        )
     if not np.isfinite(dw).all():
         # an infinity in x times a position that is no output would be NaN in cells it has nothing to do with
         return reference._weight_gradient(x, dy, w, params)

@@ -67,8 +67,39 @@ def _write_out(c, pitch, rows, bias, first, has_bias, act, slope, q0, q1, Hs, Ws
 
 
 @inline
-def _correlate_chunk(slot, chunk, groups, k_blocks, q_blocks, K, KB, T, w, offsets, planes, image_size, group_size, Q, QB,
-                     bias, has_bias, act, slope, Hs, Ws, TD, TH, TW, y, yn, yk, yd, yh, yw, scratch):
+def _correlate_chunk(
+    slot,
+    chunk,
+    groups,
+    k_blocks,
+    q_blocks,
+    K,
+    KB,
+    T,
+    w,
+    offsets,
+    planes,
+    image_size,
+    group_size,
+    Q,
+    QB,
+    bias,
+    has_bias,
+    act,
+    slope,
+    Hs,
+    Ws,
+    TD,
+    TH,
+    TW,
+    y,
+    yn,
+    yk,
+    yd,
+    yh,
+    yw,
+    scratch,
+):
     V = lanes(w)
     kb = chunk % k_blocks
     rest = chunk // k_blocks
@@ -100,8 +131,28 @@ def _correlate_chunk(slot, chunk, groups, k_blocks, q_blocks, K, KB, T, w, offse
         for i in range(rows):
             for j in range(0, QB, V):
                 store(c, i * QB + j, splat(c, 0.0))
-    _write_out(c, QB, rows, bias, first, has_bias, act, slope, q0, q0 + count, Hs, Ws, TD, TH, TW,
-               offset(y, image * yn + first * yk), yk, yd, yh, yw)
+    _write_out(
+        c,
+        QB,
+        rows,
+        bias,
+        first,
+        has_bias,
+        act,
+        slope,
+        q0,
+        q0 + count,
+        Hs,
+        Ws,
+        TD,
+        TH,
+        TW,
+        offset(y, image * yn + first * yk),
+        yk,
+        yd,
+        yh,
+        yw,
+    )
 
 
 @kernel("i i R2 L1 R1 i i i i i R1 i T W5 W1")
@@ -118,9 +169,42 @@ def correlate(pool, groups, w, offsets, planes, image_size, group_size, Hs, Ws, 
     QB = 16 * WIDE * lanes(pointer(y)) // 4
     Q = ((TD - 1) * Hs + TH - 1) * Ws + TW
     k_blocks, q_blocks = (Kg + KB - 1) // KB, (Q + QB - 1) // QB
-    parallel_for(pool, _correlate_chunk, N * groups * k_blocks * q_blocks,
-                 (groups, k_blocks, q_blocks, Kg, KB, T, pointer(w), pointer(offsets), pointer(planes), image_size, group_size, Q, QB,
-                  pointer(bias), bias.shape[0] > 0, act, slope, Hs, Ws, TD, TH, TW, pointer(y), yn, yk, yd, yh, yw, pointer(scratch)))
+    parallel_for(
+        pool,
+        _correlate_chunk,
+        N * groups * k_blocks * q_blocks,
+        (
+            groups,
+            k_blocks,
+            q_blocks,
+            Kg,
+            KB,
+            T,
+            pointer(w),
+            pointer(offsets),
+            pointer(planes),
+            image_size,
+            group_size,
+            Q,
+            QB,
+            pointer(bias),
+            bias.shape[0] > 0,
+            act,
+            slope,
+            Hs,
+            Ws,
+            TD,
+            TH,
+            TW,
+            pointer(y),
+            yn,
+            yk,
+            yd,
+            yh,
+            yw,
+            pointer(scratch),
+        ),
+    )
 
 
 # ------------------------------------------------------------------------------------------------ weight gradient
@@ -157,11 +241,15 @@ def _gradient_chunk(slot, chunk, N, Kg, T, t_blocks, dy, dy_image, Q, planes, im
             else:
                 while t + 4 <= t1:
                     for r in range(rows):
-                        store_scalars(_dot_14(n, offset(a, r * Q), 0, b, offset(offsets, t)), offset(dw, (k0 + r) * T + t), T, 1, 4, accumulate)
+                        store_scalars(
+                            _dot_14(n, offset(a, r * Q), 0, b, offset(offsets, t)), offset(dw, (k0 + r) * T + t), T, 1, 4, accumulate
+                        )
                     t += 4
                 while t < t1:
                     for r in range(rows):
-                        store_scalars(_dot_11(n, offset(a, r * Q), 0, b, offset(offsets, t)), offset(dw, (k0 + r) * T + t), T, 1, 1, accumulate)
+                        store_scalars(
+                            _dot_11(n, offset(a, r * Q), 0, b, offset(offsets, t)), offset(dw, (k0 + r) * T + t), T, 1, 1, accumulate
+                        )
                     t += 1
 
 
@@ -175,5 +263,9 @@ def weight_gradient(pool, groups, N, K, Q, dy, planes, image_size, group_size, o
     T = dw.shape[1]
     Kg = K // groups
     t_blocks = (T + T_BLOCK - 1) // T_BLOCK
-    parallel_for(pool, _gradient_chunk, groups * ((Kg + 3) // 4) * t_blocks,
-                 (N, Kg, T, t_blocks, pointer(dy), K * Q, Q, pointer(planes), image_size, group_size, pointer(offsets), pointer(dw), add))
+    parallel_for(
+        pool,
+        _gradient_chunk,
+        groups * ((Kg + 3) // 4) * t_blocks,
+        (N, Kg, T, t_blocks, pointer(dy), K * Q, Q, pointer(planes), image_size, group_size, pointer(offsets), pointer(dw), add),
+    )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from ...cpu._pool import parallel_for
 from ...cpu.jit import inline, kernel
-from ...cpu.simd import gather, lanes, load, offset, pointer, splat, store, store_n, load_n, write, read
+from ...cpu.simd import gather, lanes, load, load_n, offset, pointer, read, splat, store, store_n, write
 
 
 @inline
@@ -83,5 +83,6 @@ def make_planes(pool, x, pd, ph, pw, td, th, tw, Ds, Hs, Ws, planes):
     """x (N, C, D, H, W) as planes [N, C, td, th, tw, Ds, Hs, Ws]; pd.. the padding before, td.. the stride."""
     N, C, D, H, W = x.shape
     sn, sc, sd, sh, sw = _strides(x)
-    parallel_for(pool, _plane_chunk, N * C,
-                 (pointer(x), C, sn, sc, sd, sh, sw, D, H, W, pd, ph, pw, td, th, tw, Ds, Hs, Ws, pointer(planes)))
+    parallel_for(
+        pool, _plane_chunk, N * C, (pointer(x), C, sn, sc, sd, sh, sw, D, H, W, pd, ph, pw, td, th, tw, Ds, Hs, Ws, pointer(planes))
+    )

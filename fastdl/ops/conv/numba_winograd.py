@@ -150,12 +150,31 @@ def make(m):
     n = m + 2
     points = n * n
     a_t, g, b_t = matrices(m)
-    weight_tile = _made(g, "weight_tile", load="gather(p, {i} * 3 + {j}, step)", store=f"store(out, ({{i}} * {n} + {{j}}) * ps, {{v}})",
-                        arguments="p, step, out, ps")
-    input_tile = inline(_made(b_t, "input_tile", load="load(p, {i} * row + {j} * column)",
-                              store=f"store(out, ({{i}} * {n} + {{j}}) * ps, {{v}})", arguments="p, row, column, out, ps"))
-    output_tile = inline(_made(a_t, "output_tile", load=f"load(p, ({{i}} * {n} + {{j}}) * ps)", store="store(out, {i} * row + {j} * column, {v})",
-                               arguments="p, ps, out, row, column"))
+    weight_tile = _made(
+        g,
+        "weight_tile",
+        load="gather(p, {i} * 3 + {j}, step)",
+        store=f"store(out, ({{i}} * {n} + {{j}}) * ps, {{v}})",
+        arguments="p, step, out, ps",
+    )
+    input_tile = inline(
+        _made(
+            b_t,
+            "input_tile",
+            load="load(p, {i} * row + {j} * column)",
+            store=f"store(out, ({{i}} * {n} + {{j}}) * ps, {{v}})",
+            arguments="p, row, column, out, ps",
+        )
+    )
+    output_tile = inline(
+        _made(
+            a_t,
+            "output_tile",
+            load=f"load(p, ({{i}} * {n} + {{j}}) * ps)",
+            store="store(out, {i} * row + {j} * column, {v})",
+            arguments="p, ps, out, row, column",
+        )
+    )
 
     @inline
     def weights_chunk(slot, c, w, K, C, panels, U):
@@ -171,8 +190,37 @@ def make(m):
         parallel_for(pool, weights_chunk, C, (pointer(w), K, C, (K + width - 1) // width, pointer(U)))
 
     @inline
-    def block_chunk(slot, chunk, blocks, block, tiles, x, Hp, Wp, C, Cb, U, panels, k_panels, K, TH, TW, OH, OW,
-                    bias, has_bias, act, slope, y, yn, yk, yh, yw, scratch, scratch_size):
+    def block_chunk(
+        slot,
+        chunk,
+        blocks,
+        block,
+        tiles,
+        x,
+        Hp,
+        Wp,
+        C,
+        Cb,
+        U,
+        panels,
+        k_panels,
+        K,
+        TH,
+        TW,
+        OH,
+        OW,
+        bias,
+        has_bias,
+        act,
+        slope,
+        y,
+        yn,
+        yk,
+        yh,
+        yw,
+        scratch,
+        scratch_size,
+    ):
         V = lanes(x)
         width = TILE_VECTORS * V
         t0 = chunk % blocks * block
@@ -196,8 +244,14 @@ def make(m):
                 for q in range(here):
                     weights = offset(U, ((p * panels + panel + q) * C) * width)
                     for i in range(0, rows, MR):
-                        _store(_tile(C, offset(VV, (p * rows + i) * Cb), Cb, 1, weights, width, 0), offset(M, (p * rows + i) * Kb + q * width),
-                               Kb, MR, width, False)
+                        _store(
+                            _tile(C, offset(VV, (p * rows + i) * Cb), Cb, 1, weights, width, 0),
+                            offset(M, (p * rows + i) * Kb + q * width),
+                            Kb,
+                            MR,
+                            width,
+                            False,
+                        )
             O = offset(M, points * rows * Kb)
             outputs = min(Kb, K - panel * width)
             for t in range(count):
@@ -214,9 +268,40 @@ def make(m):
         tiles = N * TH * TW
         blocks = (tiles + block - 1) // block
         yn, yk, _, yh, yw = _strides(y)
-        parallel_for(pool, block_chunk, blocks * ((panels + k_panels - 1) // k_panels),
-                     (blocks, block, tiles, pointer(x), Hp, Wp, C, Cb, pointer(U), panels, k_panels, K, TH, TW, OH, OW,
-                      pointer(bias), bias.shape[0] > 0, act, slope, pointer(y), yn, yk, yh, yw, pointer(scratch), scratch_size))
+        parallel_for(
+            pool,
+            block_chunk,
+            blocks * ((panels + k_panels - 1) // k_panels),
+            (
+                blocks,
+                block,
+                tiles,
+                pointer(x),
+                Hp,
+                Wp,
+                C,
+                Cb,
+                pointer(U),
+                panels,
+                k_panels,
+                K,
+                TH,
+                TW,
+                OH,
+                OW,
+                pointer(bias),
+                bias.shape[0] > 0,
+                act,
+                slope,
+                pointer(y),
+                yn,
+                yk,
+                yh,
+                yw,
+                pointer(scratch),
+                scratch_size,
+            ),
+        )
 
     transform_weights.__qualname__ = f"transform_weights_{m}"
     convolve.__qualname__ = f"convolve_{m}"

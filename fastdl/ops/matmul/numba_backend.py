@@ -28,7 +28,7 @@ def _way(m, n, k, a, b):
     size = a.itemsize
     a_row, a_col = a.strides
     b_row, b_col = b.strides
-    if b_row == size and b_col != size or k == 1:
+    if (b_row == size and b_col != size) or k == 1:
         if a_col == size and (m <= DOT_ROWS or n < 8):
             return DOTS
         return PACKED

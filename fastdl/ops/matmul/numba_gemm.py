@@ -30,7 +30,9 @@ def gemm(pool, slots, way, a, b, c, workspace):
     elif way == DIRECT:
         multiply_direct(pool, slots, pointer(a), a_row, a_col, pointer(b), b_row, pointer(c), c_row, m, n, k, False)
     else:
-        multiply_packed(pool, slots, pointer(a), a_row, a_col, pointer(b), b_row, b_col, pointer(c), c_row, m, n, k, False, pointer(workspace))
+        multiply_packed(
+            pool, slots, pointer(a), a_row, a_col, pointer(b), b_row, b_col, pointer(c), c_row, m, n, k, False, pointer(workspace)
+        )
 
 
 @inline
@@ -57,5 +59,9 @@ def finish(pool, c, bias, act, slope):
     """c = activation(c + bias) in place; an empty bias is none."""
     m, n = c.shape
     rows = max(1, 4096 // max(n, 1))
-    parallel_for(pool, _finish_chunk, (m + rows - 1) // rows,
-                 (rows, pointer(c), c.strides[0] // c.itemsize, m, n, pointer(bias), bias.shape[0] > 0, act, slope))
+    parallel_for(
+        pool,
+        _finish_chunk,
+        (m + rows - 1) // rows,
+        (rows, pointer(c), c.strides[0] // c.itemsize, m, n, pointer(bias), bias.shape[0] > 0, act, slope),
+    )

@@ -1,0 +1,1 @@
+"""Benchmarks: ``python -m bench`` times fastdl beside torch, one process each, and prints a table."""
