@@ -257,7 +257,7 @@ def broadcast(p, i):
 
 @intrinsic
 def gather(typingctx, p, i, step):
-    """p[i], p[i + step], p[i + 2 step], ...: lane by lane, which no slower than the machine's gather on most."""
+    """p[i], p[i + step], p[i + 2 step], ...: lane by lane, which is no slower than most machines' gather."""
     vector = vector_of(p.dtype)
 
     def codegen(context, builder, signature, args):
@@ -269,6 +269,23 @@ def gather(typingctx, p, i, step):
         return value
 
     return vector(p, types.intp, types.intp), codegen
+
+
+@intrinsic
+def gather_n(typingctx, p, i, step, n):
+    """As gather, but the lanes from n on repeat the last one before: nothing beyond p[i + (n - 1) * step] is read."""
+    vector = vector_of(p.dtype)
+
+    def codegen(context, builder, signature, args):
+        p_, index, step_, n_ = args
+        value = ir.Constant(llvm_type(context, vector), ir.Undefined)
+        for lane in range(vector.lanes):
+            value = builder.insert_element(value, builder.load(builder.gep(p_, [index]), align=1), ir.IntType(32)(lane))
+            inside = builder.icmp_signed("<", INTP(lane + 1), n_)
+            index = builder.add(index, builder.select(inside, step_, INTP(0)))
+        return value
+
+    return vector(p, types.intp, types.intp, types.intp), codegen
 
 
 # ------------------------------------------------------------------------------------------------ arithmetic

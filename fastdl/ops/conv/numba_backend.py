@@ -14,9 +14,11 @@ from ...cpu.workspace import workspace
 from ..activation import activate, activation_gradient, needs_input
 from ..layout import empty_like_layout
 from ..numba_activation import code_of
-from . import reference
+from . import choice, reference
 from .numba_direct import WIDE, correlate, weight_gradient
 from .numba_planes import make_planes
+from .numba_winograd_plan import run as run_winograd
+from .numba_winograd_plan import transformed
 
 NOTHING = {c: np.empty(0, c) for c in "fd"}
 LANES = {"f": vector_bits() // 32, "d": vector_bits() // 64}
@@ -27,7 +29,16 @@ PARALLEL_WORK = 1 << 17  # multiply-adds
 
 def conv(arrays, params, train):
     x, w, bias = arrays
-    return _finished(_Plan.forward(x.shape, w.shape, params), x, w, bias, params, train)
+    shape = (x.shape[0], w.shape[0], *params.out)
+    if x.size and choice.serves(w.shape, params, x.dtype):
+        m = choice.winograd_tile(shape[0], w.shape[1], w.shape[0], *params.out[1:], False, params.algorithm)
+        if m:
+            before = params.padding[1][0], params.padding[2][0]
+            return _activated(
+                lambda act: run_winograd(m, x, transformed(w, m, False), w.shape[0], before, shape, bias, act, x), params, train
+            )
+    plan = _Plan.forward(x.shape, w.shape, params)
+    return _activated(lambda act: _run(plan, x, w, bias, shape, x, params.groups, act), params, train)
 
 
 def conv_backward(grad, arrays, saved, params, needs):
@@ -35,16 +46,26 @@ def conv_backward(grad, arrays, saved, params, needs):
     dz = activation_gradient(params.activation, grad, *saved)
     dx = dw = None
     if needs[0]:
-        dx = _run(_Plan.transposed(dz.shape, w.shape, params, x.shape), dz, w, None, x.shape, x)
+        dx = _data_gradient(x, w, dz, params)
     if needs[1]:
         dw = _weights_from(x, dz, w, params)
     return dx, dw, _bias_gradient(dz) if needs[2] else None
 
 
+def _data_gradient(x, w, dz, params):
+    if dz.size and choice.serves(w.shape, params, x.dtype):
+        before = tuple(2 - params.padding[d][0] for d in (1, 2))
+        m = choice.winograd_tile(x.shape[0], w.shape[0], w.shape[1], *x.shape[3:], False, params.algorithm) if min(before) >= 0 else 0
+        if m:
+            return run_winograd(m, dz, transformed(w, m, True), w.shape[1], before, x.shape, None, None, x)
+    return _run(_Plan.transposed(dz.shape, w.shape, params, x.shape), dz, w, None, x.shape, x)
+
+
 def conv_transpose(arrays, params, train):
     x, w, bias = arrays
     shape = (x.shape[0], w.shape[1] * params.groups, *params.out)
-    return _finished(_Plan.transposed(x.shape, w.shape, params, shape), x, w, bias, params, train)
+    plan = _Plan.transposed(x.shape, w.shape, params, shape)
+    return _activated(lambda act: _run(plan, x, w, bias, shape, x, params.groups, act), params, train)
 
 
 def conv_transpose_backward(grad, arrays, saved, params, needs):
@@ -152,21 +173,13 @@ def _with_channels(offsets, channels, plane):
 
 
 # ------------------------------------------------------------------------------------------------ running a plan
-def _finished(plan, x, w, bias, params, train):
+def _activated(compute, params, train):
+    """(y, saved) of ``compute(activation)``: fused where the kernels have the activation, after them where not."""
     act = params.activation
-    code = code_of(act)
-    y = _run(
-        plan,
-        x,
-        w,
-        bias,
-        (x.shape[0], (w.shape[1] * params.groups if plan.transpose else w.shape[0]), *params.out),
-        x,
-        params.groups,
-        act if code is not None else None,
-    )
-    z = y
-    if code is None:
+    fused = code_of(act) is not None
+    z = compute(act if fused else None)
+    y = z
+    if not fused:
         y = empty_like_layout(z.shape, z.dtype, z)
         y[...] = activate(act, z)
     return y, (y, z if needs_input(act) else None) if train else None

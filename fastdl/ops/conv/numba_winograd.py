@@ -22,7 +22,7 @@ from ...cpu.jit import inline, kernel
 from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS, outer_tile, store_tile
 from ...cpu.simd import (
     fma,
-    gather,
+    gather_n,
     lanes,
     load,
     load_n,
@@ -132,7 +132,7 @@ def _write_rows(O, tiles, t0, m, k0, count, Kb, TH, TW, OH, OW, bias, has_bias, 
 
 
 # ------------------------------------------------------------------------------------------------ the transforms
-_NAMES = {"load": load, "store": store, "gather": gather, "splat": splat, "fma": fma}
+_NAMES = {"load": load, "store": store, "gather_n": gather_n, "splat": splat, "fma": fma}
 
 
 def _made(matrix, name, **parts):
@@ -153,9 +153,9 @@ def make(m):
     weight_tile = _made(
         g,
         "weight_tile",
-        load="gather(p, {i} * 3 + {j}, step)",
+        load="gather_n(p, {i} * row + {j} * column, step, count)",
         store=f"store(out, ({{i}} * {n} + {{j}}) * ps, {{v}})",
-        arguments="p, step, out, ps",
+        arguments="p, row, column, step, count, out, ps",
     )
     input_tile = inline(
         _made(
@@ -177,17 +177,21 @@ def make(m):
     )
 
     @inline
-    def weights_chunk(slot, c, w, K, C, panels, U):
+    def weights_chunk(slot, c, w, first, sk, sc, row, column, K, C, panels, U):
         V = lanes(w)
         width = TILE_VECTORS * V
         for k in range(0, K, V):
-            weight_tile(offset(w, (k * C + c) * 9), C * 9, offset(U, (k // width * C + c) * width + k % width), panels * C * width)
+            source = offset(w, first + k * sk + c * sc)
+            weight_tile(source, row, column, sk, K - k, offset(U, (k // width * C + c) * width + k % width), panels * C * width)
 
-    def transform_weights(pool, w, U):
-        """w (K, C, 9) contiguous, K a whole number of vectors, as U[point][panel][C][one tile's outputs]."""
-        K, C, _ = w.shape
-        width = TILE_VECTORS * lanes(pointer(w))
-        parallel_for(pool, weights_chunk, C, (pointer(w), K, C, (K + width - 1) // width, pointer(U)))
+    def transform_weights(pool, w, first, sk, sc, row, column, K, C, U):
+        """K x C filters as U[point][panel][C][one tile's outputs].
+
+        w: flat; a filter's element (i, j) is w[first + k * sk + c * sc + i * row + j * column], so that a flipped or
+        transposed weight needs no copy. Outputs beyond K, if a panel has them, get any values.
+        """
+        panels = (K + TILE_VECTORS * lanes(pointer(w)) - 1) // (TILE_VECTORS * lanes(pointer(w)))
+        parallel_for(pool, weights_chunk, C, (pointer(w), first, sk, sc, row, column, K, C, panels, pointer(U)))
 
     @inline
     def block_chunk(
@@ -305,7 +309,9 @@ def make(m):
 
     transform_weights.__qualname__ = f"transform_weights_{m}"
     convolve.__qualname__ = f"convolve_{m}"
-    return kernel("i R3 W1", dtypes="f")(transform_weights), kernel("i W1 i i i i W1 i i R1 i T W5 W1 i", dtypes="f")(convolve)
+    return kernel("i R1 i i i i i i i W1", dtypes="f")(transform_weights), kernel("i W1 i i i i W1 i i R1 i T W5 W1 i", dtypes="f")(
+        convolve
+    )
 
 
 KERNELS = {m: make(m) for m in (2, 4, 6)}

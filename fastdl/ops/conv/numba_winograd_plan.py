@@ -1,0 +1,89 @@
+"""Running the Winograd kernels: sizes, scratch memory, transformed weights."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ...cpu import parallel
+from ...cpu.features import caches, vector_bits
+from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS
+from ...cpu.workspace import workspace
+from ..layout import empty_like_layout
+from ..numba_activation import code_of
+from .numba_winograd import K_BLOCK, KERNELS, pixel_rows
+
+LANES = vector_bits() // 32
+WIDTH = TILE_VECTORS * LANES
+IMAGES = 64 << 20  # bytes of padded pixel rows at a time
+PARALLEL_WORK = 1 << 17
+NOTHING = np.empty(0, np.float32)
+
+
+def transformed(w, m, transpose):
+    """w (K, C, 1, 3, 3) transformed for F(m, 3); with ``transpose``, of the convolution that is its data gradient."""
+    flat = np.ascontiguousarray(w).reshape(-1)
+    K, C = w.shape[:2]
+    first, sk, sc, row, column = 0, C * 9, 9, 3, 1
+    if transpose:
+        K, C, first, sk, sc, row, column = C, K, 8, 9, C * 9, -3, -1
+    U = np.empty((m + 2) ** 2 * -(-K // WIDTH) * C * WIDTH, np.float32)
+    KERNELS[m][0]["f"](parallel.pool() if K * C > 1 << 12 else 0, flat, first, sk, sc, row, column, K, C, U)
+    return U
+
+
+def run(m, x, U, outputs, before, shape, bias, act, like):
+    """The convolution of x with transformed weights; before: rows and columns of zeros above and left of x."""
+    N, C = x.shape[:2]
+    OH, OW = shape[3:]
+    y = empty_like_layout(shape, x.dtype, like)
+    TH, TW = -(-OH // m), -(-OW // m)
+    Hp, Wp, Cb = TH * m + 2, TW * m + 2, -(-C // LANES) * LANES
+    if x.strides[4] != x.itemsize and x.strides[1] != x.itemsize:
+        x = np.ascontiguousarray(x)
+    points, panels = (m + 2) ** 2, -(-outputs // WIDTH)
+    pool, slots = parallel.team() if math.prod(shape) * C > PARALLEL_WORK else (0, 1)
+    block, k_panels = _block(points, Cb, panels, N * TH * TW, slots)
+    part = points * block * (Cb + K_BLOCK * WIDTH) + m * m * block * K_BLOCK * WIDTH
+    step = max(1, min(N, IMAGES // (4 * Hp * Wp * Cb)))
+    memory = workspace(slots * part + step * Hp * Wp * Cb, x.dtype)
+    scratch, rows = memory[: slots * part], memory[slots * part :]
+    bias = NOTHING if bias is None else np.ascontiguousarray(bias)
+    for start in range(0, N, step):
+        here = x[start : start + step]
+        pixel_rows["f"](pool, here, *before, Hp, Wp, Cb, rows)
+        KERNELS[m][1]["f"](
+            pool,
+            rows,
+            Hp,
+            Wp,
+            C,
+            Cb,
+            U,
+            block,
+            k_panels,
+            bias,
+            code_of(act) or 0,
+            0.0 if act is None else act.slope,
+            y[start : start + step],
+            scratch,
+            part,
+        )
+    return y
+
+
+def _block(points, Cb, panels, tiles, slots):
+    """How many tiles, and how many panels of outputs, a chunk takes.
+
+    V and M of a block share half of L2; where the weights do not fit L2 themselves, twice as many tiles use each panel
+    that comes from further away. With few tiles the outputs are split, and each part transforms its input again.
+    """
+    fit = caches()[1] // 2 // (4 * points * (Cb + K_BLOCK * WIDTH))
+    least = 4 * TILE_ROWS if points * Cb * panels * WIDTH * 4 > caches()[1] else 2 * TILE_ROWS
+    block = max(least, fit // TILE_ROWS * TILE_ROWS)
+    per_slot = -(-tiles // (2 * slots)) if slots > 1 else tiles
+    block = min(block, max(TILE_ROWS, -(-per_slot // TILE_ROWS) * TILE_ROWS))
+    blocks = -(-tiles // block)
+    parts = 1 if slots == 1 or blocks >= 2 * slots else min(panels, -(-2 * slots // blocks))
+    return block, -(-panels // parts)
