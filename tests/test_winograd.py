@@ -1,0 +1,128 @@
+"""Winograd: the matrices, the error of each tile size, every size of image and channel count, forced."""
+
+import numpy as np
+import pytest
+import torch
+from checker import check
+
+import fastdl
+import fastdl.functional as F
+from fastdl.ops.conv import choice, winograd
+from fastdl.ops.conv.numba_winograd_plan import run, transformed
+
+# largest error over the largest output, 3 x 3 filters over unit-variance input: the bounds that winograd.py states (x 2)
+ERROR = {2: 1e-6, 4: 5e-6, 6: 3e-5}
+
+
+@pytest.mark.parametrize("m", [2, 4, 6])
+def test_matrices_are_a_filter(m):
+    a_t, g, b_t = winograd.matrices(m)
+    rng = np.random.default_rng(0)
+    d, w = rng.standard_normal(m + 2), rng.standard_normal(3)
+    np.testing.assert_allclose(a_t @ ((g @ w) * (b_t @ d)), np.correlate(d, w, "valid"), atol=1e-12)
+
+
+def one_tile_error(m, points):
+    """The largest error over the largest output of tiles in float32, summed over 256 channels."""
+    rng = np.random.default_rng(0)
+    a_t, g, b_t = winograd.matrices(m, 3, points)
+    n = m + 2
+    d = rng.standard_normal((256, 100, n, n)).astype("f4")
+    w = (rng.standard_normal((256, 3, 3)) / 48).astype("f4")
+    f = [a.astype("f4") for a in (a_t, b_t)]
+    transformed_w = (g @ w.astype("f8") @ g.T).astype("f4")
+    products = np.zeros((100, n, n), "f4")
+    for c in range(256):
+        products += (f[1] @ d[c] @ f[1].T) * transformed_w[c]
+    y = f[0] @ products @ f[0].T
+    want = sum(
+        np.einsum("ctij,c->tij", d[:, :, i : i + m, j : j + m].astype("f8"), w[:, i, j].astype("f8")) for i in range(3) for j in range(3)
+    )
+    return np.abs(y - want).max() / np.abs(want).max()
+
+
+def test_no_set_of_points_compared_is_much_better():
+    others = {
+        4: [(0, 1, -1, 2, -2), (0, 1, -1, 0.5, -0.5), (0, 1, -1, 2, -0.5), (0, 0.75, -0.75, 1.5, -1.5), (0, 0.6, -0.6, 1.25, -1.25)],
+        6: [(0, 0.5, -0.5, 0.9, -0.9, 1.5, -1.5), (0, 0.5, -0.5, 1, -1, 1.5, -1.5), (0, 0.375, -0.375, 0.75, -0.75, 1.5, -1.5)],
+    }
+    for m, sets in others.items():
+        chosen = one_tile_error(m, winograd.POINTS[m])
+        assert all(chosen < 1.25 * one_tile_error(m, points) for points in sets)
+        assert 3 * chosen < one_tile_error(m, sets[0]) or m == 6
+
+
+def direct64(x, w, b, padding):
+    return torch.nn.functional.conv2d(*(torch.from_numpy(a).double() for a in (x, w, b)), padding=padding).numpy()
+
+
+@pytest.mark.parametrize("m", [2, 4, 6])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_every_size(m, layout):
+    """Images of 1 to 20 rows, odd channel counts, with and without padding, each tile size, both layouts."""
+    rng = np.random.default_rng(m)
+    for height in range(1, 21):
+        width, channels, outputs = (height * 7) % 20 + 1, (height * 5) % 18 + 1, (height * 11) % 37 + 1
+        padding = 1 if height < 3 or width < 3 else height % 3
+        x = rng.standard_normal((1 + height % 3, channels, height, width)).astype("f4")
+        w = rng.standard_normal((outputs, channels, 3, 3)).astype("f4")
+        b = rng.standard_normal(outputs).astype("f4")
+        given = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2) if layout == "channels_last" else x
+        want = direct64(x, w, b, padding)
+        shape = (*want.shape[:2], 1, *want.shape[2:])
+        y = run(m, given[:, :, None], transformed(w[:, :, None], m, False), outputs, (padding, padding), shape, b, None, given[:, :, None])
+        assert np.abs(y[:, :, 0] - want).max() <= ERROR[m] * np.abs(want).max(), (height, width, channels, outputs)
+
+
+@pytest.mark.parametrize("channels", [64, 512])
+def test_auto_stays_under_5e_5(channels):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, channels, 24, 24)).astype("f4")
+    w = (rng.standard_normal((64, channels, 3, 3)) / np.sqrt(9 * channels)).astype("f4")
+    y = F.conv2d(x, w, None, padding=1)
+    want = direct64(x, w, np.zeros(64, "f4"), 1)
+    assert np.abs(y - want).max() <= 5e-5
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "strided", "channels_last"])
+@pytest.mark.parametrize(
+    "x,k,padding", [((2, 9, 11, 8), 10, 1), ((1, 17, 20, 20), 33, 0), ((0, 8, 6, 6), 8, 1), ((3, 8, 3, 3), 8, 2), ((1, 1, 5, 5), 1, 1)]
+)
+def test_forced_with_gradients(x, k, padding, layout):
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(x), rng.standard_normal((k, x[1], 3, 3)), rng.standard_normal(k)]
+    check(
+        F.conv2d,
+        lambda x, w, b: torch.relu(torch.nn.functional.conv2d(x, w, b, padding=padding)),
+        arrays,
+        {"padding": padding, "algorithm": "winograd", "activation": "relu"},
+        torch_options={},
+        kind="winograd",
+        n=9 * x[1],
+        backend="numba",
+        layout=layout,
+    )
+
+
+def test_same_bits_for_any_number_of_threads():
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((2, 40, 30, 30)).astype("f4"), rng.standard_normal((70, 40, 3, 3)).astype("f4")
+    before, answers = fastdl.get_num_threads(), []
+    for threads in (1, 2, 5):
+        fastdl.set_num_threads(threads)
+        answers.append(F.conv2d(x, w, padding=1, algorithm="winograd"))
+    fastdl.set_num_threads(before)
+    assert all(np.array_equal(a, answers[0]) for a in answers)
+
+
+def test_choice():
+    """Large images and packed weights take Winograd; tiny ones, float64 and other kernels do not."""
+    assert choice.winograd_tile(1, 64, 64, 56, 56, True, "auto") in (4, 6)
+    assert choice.winograd_tile(1, 64, 64, 56, 56, True, "direct") == 0
+    assert choice.winograd_tile(1, 3, 64, 56, 56, True, "auto") == 0
+    assert choice.winograd_tile(1, 16, 16, 2, 2, False, "auto") == 0
+    assert choice.winograd_tile(1, 16, 16, 2, 2, False, "winograd") != 0
+    params = F.conv2d.prepare(np.zeros((1, 8, 9, 9)), np.zeros((8, 8, 3, 3)))[1]
+    assert not choice.serves((8, 8, 1, 3, 3), params, np.dtype("f8"))
+    assert choice.serves((8, 8, 1, 3, 3), params, np.dtype("f4"))
+    assert not choice.serves((8, 8, 1, 5, 5), params, np.dtype("f4"))
