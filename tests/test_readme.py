@@ -14,6 +14,11 @@ def test_examples():
     assert 0 < error < 1e-6
 
 
+def test_the_simd_example():
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "simd.md").read_text(), flags=re.DOTALL)[1]
+    python(code)
+
+
 def test_links():
     for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\((?!http)([^)#]+)", document.read_text()):

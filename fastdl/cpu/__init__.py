@@ -2,8 +2,8 @@
 
     features.py      what the machine has: vector width, registers, caches, cores
     jit.py           the one place that compiles, and its cache on disk
-    simd.py          vector types and functions for Numba code
-    microkernel.py   register tiles of a matrix product
-    parallel.py      the thread pool, parallel_for
+    simd.py          vector types and functions for Numba code (simd_core.py, simd_lanes.py), vector_math.py: exp, tanh, ...
+    microkernel.py   register tiles of a matrix product; gemm.py, blocking.py: the whole product
+    parallel.py      the thread pool (_pool.py, atomics.py: its compiled half), parallel_for
     workspace.py     scratch memory, reused
 """

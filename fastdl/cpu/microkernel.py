@@ -19,7 +19,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from . import features
-from .simd import (
+from .simd_core import (
     INTP,
     _first_lanes,
     _function,

@@ -1,0 +1,442 @@
+"""The vector type of cpu/simd.py: pointers, loads and stores, arithmetic. Read simd.py first."""
+
+from __future__ import annotations
+
+import operator
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, overload, register_model
+
+from . import features
+from .jit import inline
+
+INTP = ir.IntType(64)
+
+
+# ------------------------------------------------------------------------------------------------ the types
+class Vector(types.Type):
+    """``lanes`` elements of a scalar type; elements of type boolean make a mask."""
+
+    def __init__(self, scalar, lanes):
+        self.scalar, self.lanes = scalar, lanes
+        super().__init__(name=f"vector({scalar} x {lanes})")
+
+    @property
+    def is_mask(self):
+        return self.scalar == types.boolean
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager, fe_type):
+        element = ir.IntType(1) if fe_type.is_mask else manager.lookup(fe_type.scalar).get_value_type()
+        super().__init__(manager, fe_type, ir.VectorType(element, fe_type.lanes))
+
+
+def vector_of(scalar) -> Vector:
+    """The machine's vector of a scalar type."""
+    return Vector(scalar, features.vector_bits() // scalar.bitwidth)
+
+
+def llvm_type(context, vector):
+    return context.get_value_type(vector)
+
+
+def _mangled(vector: Vector) -> str:
+    kind = "i" if isinstance(vector.scalar, types.Integer) else "f"
+    return f"v{vector.lanes}{kind}{vector.scalar.bitwidth}"
+
+
+def _function(builder, name, result, arguments):
+    """An LLVM intrinsic by its mangled name (llvmlite's declare_intrinsic takes no vectors)."""
+    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
+
+
+def _element_pointer(context, builder, pointer_type, pointer, index):
+    """The address of pointer[index], as a pointer to one element."""
+    return builder.gep(pointer, [index])
+
+
+def _splat_value(builder, vector_type, value):
+    one = builder.insert_element(ir.Constant(vector_type, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), vector_type.count), [0] * vector_type.count)
+    return builder.shuffle_vector(one, ir.Constant(vector_type, ir.Undefined), mask)
+
+
+def _first_lanes(builder, lanes, n):
+    """The mask of the first n lanes."""
+    wide = ir.VectorType(ir.IntType(32), lanes)
+    count = builder.trunc(n, ir.IntType(32))
+    return builder.icmp_signed("<", ir.Constant(wide, list(range(lanes))), _splat_value(builder, wide, count))
+
+
+# ------------------------------------------------------------------------------------------------ pointers
+@intrinsic
+def pointer(typingctx, array):
+    """The address of an array's first element; arithmetic through offset()."""
+    result = types.CPointer(array.dtype)
+
+    def codegen(context, builder, signature, args):
+        return context.make_array(signature.args[0])(context, builder, args[0]).data
+
+    return result(array), codegen
+
+
+@intrinsic
+def offset(typingctx, p, i):
+    """The pointer to p[i]."""
+
+    def codegen(context, builder, signature, args):
+        return builder.gep(args[0], [args[1]])
+
+    return p(p, types.intp), codegen
+
+
+@intrinsic
+def address(typingctx, p):
+    """A pointer as an integer."""
+
+    def codegen(context, builder, signature, args):
+        return builder.ptrtoint(args[0], INTP)
+
+    return types.intp(p), codegen
+
+
+@intrinsic
+def at_address(typingctx, p, integer):
+    """The integer as a pointer of p's type."""
+
+    def codegen(context, builder, signature, args):
+        return builder.inttoptr(args[1], args[0].type)
+
+    return p(p, types.intp), codegen
+
+
+@intrinsic
+def read(typingctx, p, i):
+    """The scalar p[i]."""
+
+    def codegen(context, builder, signature, args):
+        return builder.load(builder.gep(args[0], [args[1]]), align=1)
+
+    return p.dtype(p, types.intp), codegen
+
+
+@intrinsic
+def write(typingctx, p, i, value):
+    """p[i] = value, converted to p's element type."""
+
+    def codegen(context, builder, signature, args):
+        converted = context.cast(builder, args[2], signature.args[2], signature.args[0].dtype)
+        builder.store(converted, builder.gep(args[0], [args[1]]), align=1)
+
+    return types.void(p, types.intp, value), codegen
+
+
+@intrinsic
+def lanes(typingctx, p):
+    """How many elements of p's type a vector holds: a constant."""
+    count = vector_of(p.dtype).lanes
+
+    def codegen(context, builder, signature, args):
+        return ir.Constant(INTP, count)
+
+    return types.intp(p), codegen
+
+
+@intrinsic
+def prefetch(typingctx, p, i):
+    """Ask for the cache line of p[i]; no effect on values."""
+
+    def codegen(context, builder, signature, args):
+        byte = ir.IntType(8).as_pointer()
+        where = builder.bitcast(builder.gep(args[0], [args[1]]), byte)
+        number = ir.IntType(32)
+        fn = _function(builder, "llvm.prefetch.p0", ir.VoidType(), [byte, number, number, number])
+        builder.call(fn, [where, number(0), number(3), number(1)])
+
+    return types.void(p, types.intp), codegen
+
+
+# ------------------------------------------------------------------------------------------------ load and store
+def _vector_pointer(builder, pointer_value, index, vector_type):
+    return builder.bitcast(builder.gep(pointer_value, [index]), vector_type.as_pointer())
+
+
+@intrinsic
+def load(typingctx, p, i):
+    """p[i : i + lanes]."""
+    vector = vector_of(p.dtype)
+
+    def codegen(context, builder, signature, args):
+        return builder.load(_vector_pointer(builder, args[0], args[1], llvm_type(context, vector)), align=1)
+
+    return vector(p, types.intp), codegen
+
+
+@intrinsic
+def store(typingctx, p, i, v):
+    """p[i : i + lanes] = v."""
+
+    def codegen(context, builder, signature, args):
+        builder.store(args[2], _vector_pointer(builder, args[0], args[1], args[2].type), align=1)
+
+    return types.void(p, types.intp, v), codegen
+
+
+def masked_load(builder, vector, where, mask):
+    """LLVM for a load of the mask's lanes, zeros elsewhere; for the code generators of this folder."""
+    i32, vt = ir.IntType(32), where.type.pointee
+    fn = _function(builder, f"llvm.masked.load.{_mangled(vector)}.p0", vt, [where.type, i32, mask.type, vt])
+    return builder.call(fn, [where, i32(1), mask, ir.Constant(vt, None)])
+
+
+def masked_store(builder, vector, where, value, mask):
+    """LLVM for a store of the mask's lanes."""
+    i32 = ir.IntType(32)
+    fn = _function(builder, f"llvm.masked.store.{_mangled(vector)}.p0", ir.VoidType(), [value.type, where.type, i32, mask.type])
+    builder.call(fn, [value, where, i32(1), mask])
+
+
+@intrinsic
+def load_n(typingctx, p, i, n):
+    """The first n elements of p[i : i + lanes], zeros after them; nothing beyond them is touched."""
+    vector = vector_of(p.dtype)
+
+    def codegen(context, builder, signature, args):
+        where = _vector_pointer(builder, args[0], args[1], llvm_type(context, vector))
+        return masked_load(builder, vector, where, _first_lanes(builder, vector.lanes, args[2]))
+
+    return vector(p, types.intp, types.intp), codegen
+
+
+@intrinsic
+def store_n(typingctx, p, i, v, n):
+    """Write the first n elements of v to p[i : i + n]."""
+
+    def codegen(context, builder, signature, args):
+        where = _vector_pointer(builder, args[0], args[1], args[2].type)
+        masked_store(builder, v, where, args[2], _first_lanes(builder, v.lanes, args[3]))
+
+    return types.void(p, types.intp, v, types.intp), codegen
+
+
+@intrinsic
+def splat(typingctx, p, value):
+    """A number in every lane, of the element type of p (a pointer or a vector)."""
+    vector = p if isinstance(p, Vector) else vector_of(p.dtype)
+
+    def codegen(context, builder, signature, args):
+        scalar = context.cast(builder, args[1], signature.args[1], vector.scalar)
+        return _splat_value(builder, llvm_type(context, vector), scalar)
+
+    return vector(p, value), codegen
+
+
+@inline
+def broadcast(p, i):
+    """p[i] in every lane."""
+    return splat(p, read(p, i))
+
+
+@intrinsic
+def gather(typingctx, p, i, step):
+    """p[i], p[i + step], p[i + 2 step], ...: lane by lane, which is no slower than most machines' gather."""
+    vector = vector_of(p.dtype)
+
+    def codegen(context, builder, signature, args):
+        value = ir.Constant(llvm_type(context, vector), ir.Undefined)
+        index = args[1]
+        for lane in range(vector.lanes):
+            value = builder.insert_element(value, builder.load(builder.gep(args[0], [index]), align=1), ir.IntType(32)(lane))
+            index = builder.add(index, args[2])
+        return value
+
+    return vector(p, types.intp, types.intp), codegen
+
+
+@intrinsic
+def gather_n(typingctx, p, i, step, n):
+    """As gather, but the lanes from n on repeat the last one before: nothing beyond p[i + (n - 1) * step] is read."""
+    vector = vector_of(p.dtype)
+
+    def codegen(context, builder, signature, args):
+        p_, index, step_, n_ = args
+        value = ir.Constant(llvm_type(context, vector), ir.Undefined)
+        for lane in range(vector.lanes):
+            value = builder.insert_element(value, builder.load(builder.gep(p_, [index]), align=1), ir.IntType(32)(lane))
+            inside = builder.icmp_signed("<", INTP(lane + 1), n_)
+            index = builder.add(index, builder.select(inside, step_, INTP(0)))
+        return value
+
+    return vector(p, types.intp, types.intp, types.intp), codegen
+
+
+# ------------------------------------------------------------------------------------------------ arithmetic
+def _elementwise(name, operation, integer_operation):
+    @intrinsic
+    def function(typingctx, a, b):
+        if not (isinstance(a, Vector) and a == b):
+            return None
+        is_integer = isinstance(a.scalar, types.Integer)
+
+        def codegen(context, builder, signature, args):
+            return getattr(builder, integer_operation if is_integer else operation)(*args)
+
+        return a(a, b), codegen
+
+    function.__name__ = name
+    return function
+
+
+_BINARY = {
+    operator.add: _elementwise("add", "fadd", "add"),
+    operator.sub: _elementwise("sub", "fsub", "sub"),
+    operator.mul: _elementwise("mul", "fmul", "mul"),
+    operator.truediv: _elementwise("div", "fdiv", "sdiv"),
+}
+
+
+def _overload_binary(symbol, function):
+    @overload(symbol)
+    def implementation(a, b):
+        if isinstance(a, Vector) and a == b:
+            return lambda a, b: function(a, b)
+        return None
+
+
+for _symbol, _f in _BINARY.items():
+    _overload_binary(_symbol, _f)
+
+
+@intrinsic
+def _negate(typingctx, a):
+    def codegen(context, builder, signature, args):
+        return builder.fneg(args[0])
+
+    return a(a), codegen
+
+
+@overload(operator.neg)
+def _overload_negate(a):
+    if isinstance(a, Vector):
+        return lambda a: _negate(a)
+    return None
+
+
+def _comparison(symbol):
+    @intrinsic
+    def function(typingctx, a, b):
+        if not (isinstance(a, Vector) and a == b):
+            return None
+        mask = Vector(types.boolean, a.lanes)
+        is_integer = isinstance(a.scalar, types.Integer)
+
+        def codegen(context, builder, signature, args):
+            if is_integer:
+                return builder.icmp_signed(symbol, *args)
+            # ordered: false where there is a NaN; != is the exception, as in Python
+            return builder.fcmp_unordered(symbol, *args) if symbol == "!=" else builder.fcmp_ordered(symbol, *args)
+
+        return mask(a, b), codegen
+
+    return function
+
+
+for _symbol, _text in {
+    operator.lt: "<",
+    operator.le: "<=",
+    operator.gt: ">",
+    operator.ge: ">=",
+    operator.eq: "==",
+    operator.ne: "!=",
+}.items():
+    _overload_binary(_symbol, _comparison(_text))
+
+
+def _mask_operation(name):
+    @intrinsic
+    def function(typingctx, a, b):
+        if not (isinstance(a, Vector) and a == b and (a.is_mask or isinstance(a.scalar, types.Integer))):
+            return None
+
+        def codegen(context, builder, signature, args):
+            return getattr(builder, name)(*args)
+
+        return a(a, b), codegen
+
+    return function
+
+
+for _symbol, _text in {operator.and_: "and_", operator.or_: "or_", operator.xor: "xor"}.items():
+    _overload_binary(_symbol, _mask_operation(_text))
+
+
+@intrinsic
+def select(typingctx, mask, a, b):
+    """a where the mask is true, b elsewhere."""
+
+    def codegen(context, builder, signature, args):
+        return builder.select(*args)
+
+    return a(mask, a, b), codegen
+
+
+def _llvm_intrinsic(name, arity, doc):
+    @intrinsic
+    def unary(typingctx, a):
+        def codegen(context, builder, signature, args):
+            return builder.call(_function(builder, f"llvm.{name}.{_mangled(a)}", args[0].type, [x.type for x in args]), args)
+
+        return a(a), codegen
+
+    @intrinsic
+    def binary(typingctx, a, b):
+        def codegen(context, builder, signature, args):
+            return builder.call(_function(builder, f"llvm.{name}.{_mangled(a)}", args[0].type, [x.type for x in args]), args)
+
+        return a(a, b), codegen
+
+    @intrinsic
+    def ternary(typingctx, a, b, c):
+        def codegen(context, builder, signature, args):
+            return builder.call(_function(builder, f"llvm.{name}.{_mangled(a)}", args[0].type, [x.type for x in args]), args)
+
+        return a(a, b, c), codegen
+
+    made = (unary, binary, ternary)[arity - 1]
+    made.__doc__ = doc
+    return made
+
+
+fma = _llvm_intrinsic("fma", 3, "a * b + c with one rounding.")
+sqrt = _llvm_intrinsic("sqrt", 1, "The square root, correctly rounded.")
+absolute = _llvm_intrinsic("fabs", 1, "The absolute value.")
+rint = _llvm_intrinsic("rint", 1, "The nearest integer, ties to even.")
+copysign = _llvm_intrinsic("copysign", 2, "a's magnitude with b's sign.")
+
+
+@inline
+def larger(a, b):
+    """b where a < b, else a: one machine instruction. A NaN in a stays, a NaN in b is lost."""
+    return select(a < b, b, a)
+
+
+@inline
+def smaller(a, b):
+    """b where a > b, else a. A NaN in a stays, a NaN in b is lost."""
+    return select(a > b, b, a)
+
+
+@inline
+def maximum(a, b):
+    """The larger one; NaN where either is, as numpy.maximum."""
+    return select(b != b, b, larger(a, b))
+
+
+@inline
+def minimum(a, b):
+    """The smaller one; NaN where either is, as numpy.minimum."""
+    return select(b != b, b, smaller(a, b))
