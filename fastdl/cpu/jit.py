@@ -114,17 +114,32 @@ def _argument(token, char):
     return types.Array(element, ndim, "A", readonly=kind == "R", aligned=False)
 
 
+class Callback:
+    """A C function from a Python one, compiled when its address is first asked for. Cached as entry points are."""
+
+    def __init__(self, function, signature, name):
+        self.function, self.signature, self.name = function, signature, name
+
+    @functools.cached_property
+    def _compiled(self):
+        with _compiling:
+            made = CFunc(self.function, normalize_signature(self.signature), {}, dict(_FLAGS, nopython=True))
+            made._cache = _DiskCache(self.name)
+            made.compile()
+            return made
+
+    @property
+    def address(self) -> int:
+        return self._compiled.address
+
+    @functools.cached_property
+    def ctypes(self):
+        return self._compiled.ctypes
+
+
 def callback(signature, name):
-    """Decorate: a C function from a Python one; ``.address`` is where it lives. Cached as entry points are."""
-
-    def decorate(function):
-        arguments = (function, normalize_signature(signature), {}, dict(_FLAGS, nopython=True))
-        made = CFunc(*arguments)
-        made._cache = _DiskCache(name)
-        made.compile()
-        return made
-
-    return decorate
+    """Make a function a C function; see :class:`Callback`."""
+    return lambda function: Callback(function, signature, name)
 
 
 # ------------------------------------------------------------------------------------------------ the cache

@@ -1,0 +1,78 @@
+"""The compiler's cache: shared by processes, safe against half files and places that cannot be written, keyed by the sources."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+from subprocesses import ROOT
+
+# a small kernel: what is tested is the cache, not the compiler
+USE = """
+import numpy as np
+from fastdl.cpu import jit
+from fastdl.ops.matmul.numba_gemm import finish
+c = np.ones((3, 5), "f4")
+finish["f"](0, c, np.arange(5, dtype="f4"), 1, 0.0)
+assert (c == 1 + np.arange(5)).all()
+print(jit._cache_key(), sum(finish["f"].stats.cache_hits.values()))
+"""
+
+
+def start(code=USE, root=ROOT, **environment):
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root,
+                            env={**os.environ, "PYTHONPATH": str(root), "FASTDL_NUM_THREADS": "1", **environment})
+
+
+def finish(process):
+    out, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    return out.split(), error
+
+
+def test_processes_that_start_at_once(tmp_path):
+    processes = [start(FASTDL_CACHE_DIR=str(tmp_path)) for _ in range(3)]
+    keys = {finish(p)[0][0] for p in processes}
+    assert len(keys) == 1
+    files = list((tmp_path / keys.pop()).iterdir())
+    assert [f.suffix for f in files] == [".bin"], files  # one entry, no temporary file left
+    assert finish(start(FASTDL_CACHE_DIR=str(tmp_path)))[0][1] == "1"
+
+
+def test_half_a_file_is_compiled_anew(tmp_path):
+    (key, *_), _ = finish(start(FASTDL_CACHE_DIR=str(tmp_path)))
+    (file,) = (tmp_path / key).iterdir()
+    whole = file.read_bytes()
+    for broken in (whole[: len(whole) // 2], b"", b"x" * 100):
+        file.write_bytes(broken)
+        finish(start(FASTDL_CACHE_DIR=str(tmp_path)))
+        assert len(file.read_bytes()) > 1000  # and kept again
+
+
+def test_a_directory_that_cannot_be_written(tmp_path):
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    _, error = finish(start(FASTDL_CACHE_DIR=str(blocker / "cache")))
+    assert error.count("compiled code is not kept") == 1
+    assert "FASTDL_CACHE_DIR" in error
+
+
+def test_a_slow_compilation_is_announced_once(tmp_path):
+    code = "import numpy as np, fastdl.functional as F; F.matmul(np.eye(3), np.eye(3)); F.matmul(np.eye(3), np.eye(3))"
+    _, error = finish(start(code, FASTDL_CACHE_DIR=str(tmp_path)))
+    assert error.count(str(tmp_path)) == 1
+    assert error.count("compiling matmul.numba_gemm.gemm (float64) ... ") == 1
+    _, error = finish(start(code, FASTDL_CACHE_DIR=str(tmp_path)))
+    assert error == ""
+
+
+def test_an_edited_source_has_another_key(tmp_path):
+    shutil.copytree(ROOT / "fastdl", tmp_path / "fastdl", ignore=shutil.ignore_patterns("__pycache__"))
+    code = "from fastdl.cpu import jit; print(jit._cache_key())"
+    (before,), _ = finish(start(code, root=tmp_path))
+    again, wider = finish(start(code, root=tmp_path))[0], finish(start(code, root=tmp_path, FASTDL_VECTOR_BITS="128"))[0]
+    with open(tmp_path / "fastdl" / "cpu" / "microkernel.py", "a") as file:
+        file.write("# edited\n")
+    (after,), _ = finish(start(code, root=tmp_path))
+    assert again == [before] != wider
+    assert after != before
