@@ -49,13 +49,20 @@ def test_ours_loads_into_torch():
     theirs.load_state_dict({k: torch.tensor(v) for k, v in ours.state_dict().items()})
 
 
-def test_state_is_live():
+def test_state_is_live_and_read_only():
     m = nn.Linear(2, 2)
-    m.state_dict()["weight"][...] = 7
+    weight = m.state_dict()["weight"]
+    with pytest.raises(ValueError, match="read-only"):
+        weight[...] = 7
+    with m.weight.edit() as array:
+        array[...] = 7
     assert (m.weight.data == 7).all()
-    weight = m.weight.data
     m.load_state_dict({"weight": np.ones((2, 2), "f4"), "bias": np.zeros(2, "f4")})
-    assert m.weight.data is weight and (weight == 1).all()
+    assert (weight == 1).all()
+    m.weight.data = np.full((2, 2), 5)
+    assert (weight == 5).all()
+    with pytest.raises(ValueError, match=r"data of shape \(3,\) was assigned to a parameter of \(2, 2\)"):
+        m.weight.data = np.zeros(3)
 
 
 @pytest.mark.parametrize("change,patterns", [
@@ -98,11 +105,11 @@ def test_narrower_floats_fit():
     nn.Linear(2, 1, dtype="f8").load_state_dict(m.state_dict())
 
 
-def test_read_only_weights_are_refused():
-    m = nn.Linear(2, 1)
-    m.bias.data.flags.writeable = False
-    with pytest.raises(ValueError, match="bias is read-only in the model"):
-        m.load_state_dict(nn.Linear(2, 1).state_dict())
+def test_read_only_buffers_are_refused():
+    m = nn.BatchNorm1d(2)
+    m.running_mean.flags.writeable = False
+    with pytest.raises(ValueError, match="running_mean is read-only in the model"):
+        m.load_state_dict(nn.BatchNorm1d(2).state_dict())
 
 
 # ------------------------------------------------------------------------------------------------ files

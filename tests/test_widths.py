@@ -12,8 +12,8 @@ from subprocesses import ROOT
 
 from fastdl.cpu.features import vector_bits
 
-OTHER = {"FASTDL_VECTOR_BITS": "512"} if vector_bits() < 512 else {"FASTDL_VECTOR_BITS": "256", "NUMBA_CPU_NAME": "haswell",
-                                                                   "NUMBA_CPU_FEATURES": "+avx2,+fma,+bmi,+bmi2,+lzcnt,+popcnt,+f16c"}
+HASWELL = {"FASTDL_VECTOR_BITS": "256", "NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma,+bmi,+bmi2,+lzcnt,+popcnt,+f16c"}
+OTHER = {"FASTDL_VECTOR_BITS": "512"} if vector_bits() < 512 else HASWELL
 
 
 @pytest.mark.parametrize("files,chosen", [
@@ -21,7 +21,8 @@ OTHER = {"FASTDL_VECTOR_BITS": "512"} if vector_bits() < 512 else {"FASTDL_VECTO
     (["test_matmul.py", "test_conv.py", "test_conv_transpose.py", "test_pool.py", "test_rnn.py"], "numba and f4 and not strided"),
 ])
 def test_the_other_width(files, chosen):
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *(f"tests/{f}" for f in files), "-k", chosen]
+    options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", chosen]
+    command = [sys.executable, "-m", "pytest", *options, *(f"tests/{f}" for f in files)]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     done = subprocess.run(command, cwd=ROOT, env={**environment, **OTHER}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]

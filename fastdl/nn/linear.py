@@ -126,7 +126,8 @@ class Embedding(OperatorLayer):
         dtype = init.check_dtype("Embedding", dtype)
         self.weight = Parameter(init.generator(rng).standard_normal((num_embeddings, embedding_dim), dtype=dtype))
         if padding_idx is not None:
-            self.weight.data[padding_idx] = 0
+            with self.weight.edit() as array:
+                array[padding_idx] = 0
 
     def arguments(self, x):
         return (self.weight,), {"padding_idx": self.padding_idx}

@@ -12,6 +12,7 @@ torch's do: call ``model.eval()`` before inference.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import functional as F
+from ..packing import owned
 
 _gradient_lock = threading.Lock()
 
@@ -40,21 +42,60 @@ if hasattr(os, "register_at_fork"):  # a child must not inherit a lock that a th
 class Parameter:
     """An array that training changes.
 
-    data: a float32 or float64 array, kept contiguous. grad: None, or an array of its shape, the sum of what pullbacks
-    have added since ``zero_grad``. requires_grad: False freezes it.
+    data: a float32 or float64 array, kept contiguous. It is read-only, because kernels keep prepared forms of a weight
+    and must learn of every change: assign it (``p.data = values`` copies them), or change it in place by
+    ``with p.edit() as array: array[...] = ...``. grad: None, or an array of its shape, the sum of what pullbacks have
+    added since ``zero_grad``. requires_grad: False freezes it.
 
     Raises TypeError where data is not of a float dtype.
     """
 
-    __slots__ = ("data", "grad", "requires_grad")
+    __slots__ = ("_array", "_owner", "_packed", "_view", "grad", "requires_grad")
 
     def __init__(self, data, requires_grad: bool = True):
-        data = np.array(data, order="C")
+        data = np.asarray(data)
         if data.dtype not in (np.float32, np.float64):
             raise TypeError(f"Parameter: data has dtype {data.dtype}; the rule is float32 or float64")
-        self.data = data
+        self._own(data)
         self.grad = None
         self.requires_grad = requires_grad
+
+    def _own(self, values):
+        self._owner, self._packed, self._array = owned(values)
+        self._view = self._array.view()
+        self._view.flags.writeable = False
+
+    @property
+    def data(self) -> np.ndarray:
+        return self._view
+
+    @data.setter
+    def data(self, values):
+        values = np.asarray(values)
+        if values.shape != self.shape:
+            raise ValueError(f"Parameter: data of shape {values.shape} was assigned to a parameter of {self.shape}")
+        with self.edit() as array:
+            np.copyto(array, values, casting="same_kind")
+
+    @property
+    def packed(self) -> np.ndarray:
+        """``data`` with the forms that kernels prepared, for inference (see fastdl.pack)."""
+        return self._packed
+
+    @contextlib.contextmanager
+    def edit(self):
+        """The array itself, to write to: ``with p.edit() as array: ...``."""
+        try:
+            yield self._array
+        finally:
+            self._owner.forms = {}
+
+    def __getstate__(self):
+        return np.array(self._array), self.grad, self.requires_grad
+
+    def __setstate__(self, state):
+        values, self.grad, self.requires_grad = state
+        self._own(values)
 
     @property
     def shape(self):
@@ -169,11 +210,16 @@ class Module:
     # ---- its state
     def state_dict(self) -> dict[str, np.ndarray]:
         """Every parameter and buffer by its torch name. The arrays are the model's own, not copies, as in torch: to
-        keep a snapshot, copy them. A parameter that two modules share appears under both names."""
+        keep a snapshot, copy them. A parameter's is read-only (see Parameter). One that two modules share appears under
+        both names."""
+        return {name: value.data if isinstance(value, Parameter) else value for name, value in self._own_state().items()}
+
+    def _own_state(self) -> dict:
+        """As state_dict, with the Parameters themselves."""
         state = {}
         for prefix, module in self._walk("", None):
             dot = f"{prefix}." if prefix else ""
-            state.update({dot + name: value.data for name, value in vars(module).items() if isinstance(value, Parameter)})
+            state.update({dot + name: value for name, value in vars(module).items() if isinstance(value, Parameter)})
             state.update({dot + name: getattr(module, name) for name in module._buffers if getattr(module, name) is not None})
         return state
 
@@ -185,7 +231,7 @@ class Module:
 
         Raises ValueError that lists everything missing, unexpected or unfitting; the model is then unchanged.
         """
-        own = self.state_dict()
+        own = self._own_state()
         missing = [name for name in own if name not in state]
         unexpected = [name for name in state if name not in own]
         values, problems = {}, []
@@ -199,7 +245,7 @@ class Module:
                 problems.append(f"{name} has shape {value.shape}, the model's is {target.shape}")
             elif value.dtype.kind != target.dtype.kind or not np.can_cast(value.dtype, target.dtype):
                 problems.append(f"{name} has dtype {value.dtype}, which does not fit the model's {target.dtype} without loss")
-            elif not target.flags.writeable:
+            elif not isinstance(target, Parameter) and not target.flags.writeable:
                 problems.append(f"{name} is read-only in the model")
             else:
                 values[name] = value
@@ -211,7 +257,10 @@ class Module:
             title = f"load_state_dict: the state does not fit {type(self).__name__}; nothing was loaded"
             raise ValueError("\n  ".join([title, *problems]))
         for name, value in values.items():
-            np.copyto(own[name], value)
+            if isinstance(own[name], Parameter):
+                own[name].data = value
+            else:
+                np.copyto(own[name], value)
         return IncompatibleKeys(missing, unexpected)
 
     def train(self, mode: bool = True):
@@ -253,7 +302,7 @@ class OperatorLayer(Module):
 
     def forward(self, x, *extra):
         positional, options = self.arguments(x, *extra)
-        return getattr(F, self.operator)(x, *map(data_of, positional), **options)
+        return getattr(F, self.operator)(x, *map(packed_of, positional), **options)
 
     def vjp(self, x, *extra):
         positional, options = self.arguments(x, *extra)
@@ -273,6 +322,10 @@ class OperatorLayer(Module):
 
 def data_of(value):
     return value.data if isinstance(value, Parameter) else value
+
+
+def packed_of(value):
+    return value.packed if isinstance(value, Parameter) else value
 
 
 def wants_gradient(tensors) -> tuple[bool, ...]:

@@ -68,7 +68,7 @@ class _Recurrent(Module):
 
     def forward(self, x, hx=None, *, lengths=None, batch_sizes=None):
         operator, parameters, where, options = self._call(lengths, batch_sizes)
-        return self._nest(operator(x, hx, [p.data for p in parameters], *where, **options))
+        return self._nest(operator(x, hx, [p.packed for p in parameters], *where, **options))
 
     def vjp(self, x, hx=None, *, lengths=None, batch_sizes=None):
         """``(y, h), pullback``. The pullback takes gradients of the same form, ``(dy, None)`` where h has none, and

@@ -87,14 +87,13 @@ class Optimizer:
 
     def blocks(self, p, state, *names):
         """Flat views, a block at a time, of data, grad and each named buffer, and two scratch arrays."""
-        if not (p.data.flags.c_contiguous and p.data.flags.writeable):
-            p.data = np.array(p.data, order="C")
-        arrays = [p.data, np.ascontiguousarray(p.grad, dtype=p.dtype), *(state[name] for name in names)]
-        flat = [a.reshape(-1) for a in arrays]
-        scratch = np.empty((2, min(_BLOCK, p.size)), p.dtype)
-        for start in range(0, p.size, _BLOCK):
-            parts = [a[start : start + _BLOCK] for a in flat]
-            yield *parts, *scratch[:, : parts[0].size]
+        with p.edit() as data:
+            arrays = [data, np.ascontiguousarray(p.grad, dtype=p.dtype), *(state[name] for name in names)]
+            flat = [a.reshape(-1) for a in arrays]
+            scratch = np.empty((2, min(_BLOCK, p.size)), p.dtype)
+            for start in range(0, p.size, _BLOCK):
+                parts = [a[start : start + _BLOCK] for a in flat]
+                yield *parts, *scratch[:, : parts[0].size]
 
     # ---- its own state
     def state_dict(self) -> dict:

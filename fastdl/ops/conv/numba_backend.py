@@ -11,6 +11,7 @@ from ...cpu import parallel
 from ...cpu.features import vector_bits
 from ...cpu.microkernel import TILE_ROWS
 from ...cpu.workspace import workspace
+from ...packing import is_packed, prepared
 from ..activation import activate, activation_gradient, needs_input
 from ..layout import empty_like_layout
 from ..numba_activation import code_of
@@ -30,13 +31,13 @@ PARALLEL_WORK = 1 << 17  # multiply-adds
 def conv(arrays, params, train):
     x, w, bias = arrays
     shape = (x.shape[0], w.shape[0], *params.out)
+    m = 0
     if x.size and choice.serves(w.shape, params, x.dtype):
-        m = choice.winograd_tile(shape[0], w.shape[1], w.shape[0], *params.out[1:], False, params.algorithm)
-        if m:
-            before = params.padding[1][0], params.padding[2][0]
-            return _activated(
-                lambda act: run_winograd(m, x, transformed(w, m, False), w.shape[0], before, shape, bias, act, x), params, train
-            )
+        m = choice.winograd_tile(shape[0], w.shape[1], w.shape[0], *params.out[1:], is_packed(w), params.algorithm)
+    if m:
+        weights = prepared(w, ("winograd", m), lambda: transformed(w, m, False))
+        before = params.padding[1][0], params.padding[2][0]
+        return _activated(lambda act: run_winograd(m, x, weights, w.shape[0], before, shape, bias, act, x), params, train)
     plan = _Plan.forward(x.shape, w.shape, params)
     return _activated(lambda act: _run(plan, x, w, bias, shape, x, params.groups, act), params, train)
 
