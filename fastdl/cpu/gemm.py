@@ -16,16 +16,17 @@ from ._pool import parallel_for
 from .blocking import KC, MC, NC
 from .jit import inline
 from .microkernel import TILE_ROWS, TILE_VECTORS, dot_tile, outer_tile, store_scalars, store_tile
-from .simd import lanes, load, load_n, load_rows, offset, read, store, store_rows, transpose, write
+from .simd import lanes, load, load_n, load_rows, offset, prefetch, read, store, store_n, store_rows, transpose, write
 
 MR = TILE_ROWS
+PITCH = KC + 16  # of copied rows of a: rows a power of two apart would share a few sets of the caches
 
 
 def packed_elements(n: int, k: int, slots: int, lanes: int) -> int:
     """How many elements of scratch memory multiply_packed needs."""
     width = TILE_VECTORS * lanes
     columns = -(-min(n, NC) // width) * width
-    return min(k, KC) * columns + slots * MC * KC
+    return min(k, KC) * columns + slots * MC * PITCH
 
 
 # ------------------------------------------------------------------------------------------------ packing
@@ -88,6 +89,22 @@ def _pack_chunk(slot, chunk, b, b_row, b_col, k, n, packed):
 
 
 @inline
+def copy_rows(a, a_row, m, k, out):
+    """Copy rows that are contiguous to PITCH apart, zeros up to a whole number of tiles."""
+    V = lanes(a)
+    for i in range(m):
+        p = 0
+        while p + V <= k:
+            store(out, i * PITCH + p, load(a, i * a_row + p))
+            p += V
+        if p < k:
+            store_n(out, i * PITCH + p, load_n(a, i * a_row + p, k - p), k - p)
+    for i in range(m, (m + MR - 1) // MR * MR):
+        for p in range(k):
+            write(out, i * PITCH + p, 0.0)
+
+
+@inline
 def _rows_chunk(slot, chunk, rows, a, a_row, a_col, packed, c, c_row, m, n, k, add, scratch):
     """One block of c's rows against all packed panels."""
     width = TILE_VECTORS * lanes(packed)
@@ -95,23 +112,28 @@ def _rows_chunk(slot, chunk, rows, a, a_row, a_col, packed, c, c_row, m, n, k, a
     count = min(rows, m - first)
     block = offset(a, first * a_row)
     target = offset(c, first * c_row)
-    mine = offset(scratch, slot * (MC * KC))
-    # rows that are read in place; the rest, all of them or what fills no tile, is packed
-    in_place = count - count % MR if a_col == 1 else 0
-    pack_rows(offset(block, in_place * a_row), a_row, a_col, count - in_place, k, mine)
+    mine = offset(scratch, slot * (MC * PITCH))
+    # what a tile reads in place: whole tiles of contiguous rows, unless enough panels pass them to pay for a better place
+    in_place = count - count % MR if a_col == 1 and n < 8 * width and a_row % 256 != 0 else 0
+    rest = offset(block, in_place * a_row)
+    row, step = PITCH, 1
+    if a_col == 1:
+        copy_rows(rest, a_row, count - in_place, k, mine)
+    else:
+        pack_rows(rest, a_row, a_col, count, k, mine)
+        row, step = 1, MR
+    panel_rows = PITCH if a_col == 1 else k
     for j in range(0, n, width):
         panel = offset(packed, j * k)
         for i in range(0, in_place, MR):
+            for r in range(MR):
+                prefetch(target, (i + r) * c_row + j)
             _store(_tile(k, offset(block, i * a_row), a_row, 1, panel, width, 0), offset(target, i * c_row + j), c_row, MR, n - j, add)
         for i in range(in_place, count, MR):
-            _store(
-                _tile(k, offset(mine, (i - in_place) * k), 1, MR, panel, width, 0),
-                offset(target, i * c_row + j),
-                c_row,
-                count - i,
-                n - j,
-                add,
-            )
+            for r in range(MR):  # c comes from far, and its rows are pages apart: ask now, add when the sums are done
+                prefetch(target, (i + r) * c_row + j)
+            sums = _tile(k, offset(mine, (i - in_place) * panel_rows), row, step, panel, width, 0)
+            _store(sums, offset(target, i * c_row + j), c_row, count - i, n - j, add)
 
 
 @inline
