@@ -19,7 +19,7 @@ def array(op: str, name: str, value, ndim=None, kinds: str = "f"):
     if type(value) is not np.ndarray:
         if _is_torch(value):
             raise TypeError(f"{op}: {name} is a torch tensor and another argument is a numpy array; give all of one kind")
-        if not isinstance(value, np.ndarray):
+        if not isinstance(value, (np.ndarray, np.generic)):
             raise TypeError(f"{op}: {name} must be a numpy array or a torch tensor, got {type(value).__name__}")
         value = np.asarray(value)
     dtype = value.dtype

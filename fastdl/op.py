@@ -107,11 +107,11 @@ def backend_report() -> list[tuple[str, bool, str]]:
     return [(name, (why := _backends[name].missing) is None, why or "") for name in _default_order]
 
 
-def check_backend(name: str) -> None:
+def check_backend(name: str, source: str = "use_backend: name") -> None:
     if name not in _backends:
-        raise ValueError(f"use_backend: name is {name!r}; the backends are {', '.join(sorted(_backends))}")
+        raise ValueError(f"{source} is {name!r}; the backends are {', '.join(sorted(_backends))}")
     if why := _backends[name].missing:
-        raise ValueError(f"use_backend: backend {name!r} cannot run here: {why}")
+        raise ValueError(f"{source} is {name!r}, which cannot run here: {why}")
 
 
 class use_backend:  # noqa: N801 - reads as a function, works as a context manager too
@@ -209,14 +209,14 @@ class Operator:
         if implementation.backward is None:
             raise ValueError(f"{self.name}: the {implementation.backend} backend has no gradient for it")
         y, saved = implementation.forward(arrays, params, True)
-        kernel_shapes = tuple(a.shape for a in y) if isinstance(y, tuple) else y.shape
+        kernel_form = tuple(map(_Form.of, y)) if isinstance(y, tuple) else _Form.of(y)
         if shapes is not None:
             y = _reshape(y, shapes)
+        form = tuple(map(_Form.of, y)) if isinstance(y, tuple) else _Form.of(y)
         shape_of = [None if a is None else a.shape for a in _flatten(self._given(args, kwargs))]
-        like = y
 
         def pullback(grad, needs=None):
-            grad = _check_gradient(self.name, grad, like, kernel_shapes)
+            grad = _check_gradient(self.name, grad, form, kernel_form)
             if needs is None:
                 needs = (True,) * len(arrays)
             needs = tuple(bool(n) and a is not None and a.dtype.kind == "f" for n, a in zip(needs, arrays, strict=True))
@@ -226,6 +226,7 @@ class Operator:
                 for g, n, s in zip(grads, needs, shape_of, strict=True)
             )
 
+        pullback.saved = saved  # what it keeps alive, for the torch face
         return y, pullback
 
     def _given(self, args, kwargs):
@@ -310,14 +311,25 @@ def _reshape(y, shapes):
     return y.reshape(shapes)
 
 
-def _check_gradient(name, grad, like, kernel_shapes):
+class _Form(NamedTuple):
+    """What a pullback must know of an output, without keeping it alive."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @classmethod
+    def of(cls, array):
+        return cls(array.shape, array.dtype)
+
+
+def _check_gradient(name, grad, like, kernel_form):
     """The gradient given to a pullback, in the kernel's shape and dtype."""
-    if isinstance(like, tuple):
+    if not isinstance(like, _Form):
         if not isinstance(grad, (tuple, list)) or len(grad) != len(like):
             raise TypeError(
                 f"{name}: the output is a tuple of {len(like)}, so the pullback takes one of as many (None where there is no gradient)"
             )
-        return tuple(None if g is None else _check_gradient(name, g, y, s) for g, y, s in zip(grad, like, kernel_shapes, strict=True))
+        return tuple(None if g is None else _check_gradient(name, g, y, s) for g, y, s in zip(grad, like, kernel_form, strict=True))
     if like.dtype.kind != "f":
         return None  # indices have no gradient
     if _is_torch(grad):
@@ -327,7 +339,7 @@ def _check_gradient(name, grad, like, kernel_shapes):
         if g.ndim:
             raise ValueError(f"{name}: the gradient given to the pullback has shape {g.shape}, the output has {like.shape}")
         g = np.full(like.shape, g)
-    return g if g.shape == kernel_shapes else g.reshape(kernel_shapes)
+    return g if g.shape == kernel_form.shape else g.reshape(kernel_form.shape)
 
 
 def _is_torch(value) -> bool:
@@ -348,4 +360,5 @@ register_backend(Backend("numba", "numba_backend", requires=("numba",)))
 register_backend(Backend("cython", "cython", requires=("fastdl._cython",)))
 register_backend(Backend("reference", "reference"))
 if os.environ.get("FASTDL_BACKEND"):
-    use_backend(os.environ["FASTDL_BACKEND"])
+    check_backend(os.environ["FASTDL_BACKEND"], "the environment variable FASTDL_BACKEND")
+    _choose(os.environ["FASTDL_BACKEND"])

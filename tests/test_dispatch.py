@@ -185,7 +185,7 @@ def test_a_backend_whose_import_fails(register, tmp_path, monkeypatch, code, sai
     assert served() == 2
     why = f"importing needed_by_the_test failed: {said}"
     assert op.backend_report()[0] == ("broken", False, why)
-    with pytest.raises(ValueError, match=f"use_backend: backend 'broken' cannot run here: {why}"):
+    with pytest.raises(ValueError, match=f"use_backend: name is 'broken', which cannot run here: {why}"):
         fastdl.use_backend("broken")
 
 

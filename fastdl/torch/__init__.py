@@ -80,7 +80,7 @@ class _Differentiable(torch.autograd.Function):
         ctx.mark_non_differentiable(*(t for t, _ in outputs if t.dtype not in _FLOATS))
         # The kernel reads this memory again in its backward pass. Saved this way, torch refuses (as it does for its own
         # operators) when one of them was changed in place in between.
-        kept = _arrays_in(_saved(ctx.pullback))
+        kept = _arrays_in(ctx.pullback.saved)
         ctx.save_for_backward(*tensors, *(t for t, a in outputs if any(np.may_share_memory(a, k) for k in kept)))
         return result
 
@@ -112,11 +112,6 @@ class _Gradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grads):
         raise RuntimeError(f"{ctx.name}: the gradient of its gradient is not supported")
-
-
-def _saved(pullback):
-    """What the kernel's forward pass kept for its backward pass."""
-    return pullback.__closure__[pullback.__code__.co_freevars.index("saved")].cell_contents
 
 
 def _graph_is_kept() -> bool:
