@@ -52,7 +52,7 @@ def _parser():
     demos = demo.add_subparsers(title="demos", metavar="DEMO", required=True)
     cnn = demos.add_parser("cnn", help="a convolutional network that reads handwritten digits")
     cnn.add_argument("--seeds", type=_count, metavar="N", help="train N times, from N different starts (default: 3)")
-    cnn.add_argument("--epochs", type=_count, metavar="N", help="passes over the training images (default: 12)")
+    cnn.add_argument("--epochs", type=_count, metavar="N", help="passes over the training images (default: 15)")
     cnn.add_argument("--batch-size", type=_count, metavar="N", help="images in a training step (default: 64)")
     cnn.add_argument("--out", metavar="DIR", help="where the weights, the histories and the picture go (default: out/cnn)")
     cnn.set_defaults(run=_demo, demo="cnn", options=("seeds", "epochs", "batch_size", "out"))
