@@ -132,6 +132,55 @@ def outer_tile(rows: int, vectors: int, *, masked: bool = False, indirect: bool 
 
 
 @functools.cache
+def runs_tile(rows: int, vectors: int, unroll: int = 4):
+    """``tile(runs, count, a, a_rows, a_runs, a_step, b, b_step)``: a sum over ``runs`` runs of ``count`` steps each.
+
+    Row i of a starts at a[a_rows[i] + a_runs[run]] in each run and moves on by a_step; b goes on by b_step from first to
+    last. So a's rows may lie anywhere (the pixels that a kernel meets), and nothing has to be gathered. Returns rows *
+    vectors accumulators, row by row. M. Dukhan, "The Indirect Convolution Algorithm", arXiv:1907.02129 (2019).
+    """
+
+    @intrinsic
+    def tile(typingctx, runs, count, a, a_rows, a_runs, a_step, b, b_step):
+        vector = vector_of(b.dtype)
+        n = rows * vectors
+
+        def codegen(context, builder, signature, args):
+            runs_, count_, a_, a_rows_, a_runs_, a_step_, b_, b_step_ = args
+            vt = llvm_type(context, vector)
+            starts = [builder.load(builder.gep(a_rows_, [INTP(i)])) for i in range(rows)]
+            outer = _Loop(builder, INTP(0), runs_, 1, [ir.Constant(vt, None)] * n + [b_])
+            shift = builder.load(builder.gep(a_runs_, [outer.index]))
+            pointers = [builder.gep(a_, [builder.add(start, shift)]) for start in starts]
+
+            def steps(start, times, values, b_now):
+                loop = _Loop(builder, start, count_, times, [*values, b_now])
+                values, b_now = loop.values[:n], loop.values[n]
+                for t in range(times):
+                    place = builder.mul(builder.add(loop.index, INTP(t)), a_step_)
+                    b_vectors = [builder.load(_vector_pointer(builder, b_now, INTP(j * vector.lanes), vt), align=1) for j in range(vectors)]
+                    new = list(values)
+                    for i in range(rows):
+                        repeated = _splat_value(builder, vt, builder.load(builder.gep(pointers[i], [place]), align=1))
+                        for j in range(vectors):
+                            new[i * vectors + j] = _fma(builder, vector, repeated, b_vectors[j], values[i * vectors + j])
+                    values = new
+                    b_now = builder.gep(b_now, [b_step_])
+                index, phis = loop.close([*values, b_now])
+                return index, phis[:n], phis[n]
+
+            index, values, b_now = steps(INTP(0), unroll, outer.values[:n], outer.values[n])
+            _, values, b_now = steps(index, 1, values, b_now)
+            _, phis = outer.close([*values, b_now])
+            return cgutils.pack_array(builder, phis[:n])
+
+        offsets = types.CPointer(types.int64)
+        return types.UniTuple(vector, n)(types.intp, types.intp, a, offsets, offsets, types.intp, b, types.intp), codegen
+
+    return tile
+
+
+@functools.cache
 def store_tile(rows: int, vectors: int):
     """``store(acc, c, c_row, m, n, add)``: the first m rows and n columns of a tile to c, added to what is there if add."""
 

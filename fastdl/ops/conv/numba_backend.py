@@ -17,6 +17,9 @@ from ..layout import empty_like_layout
 from ..numba_activation import code_of
 from . import choice, reference
 from .numba_direct import WIDE, correlate, weight_gradient
+from .numba_pixels_plan import forward_plan, transposed_plan
+from .numba_pixels_plan import run as run_pixels
+from .numba_pixels_plan import weight_gradient as pixels_weight_gradient
 from .numba_planes import make_planes
 from .numba_winograd_plan import run as run_winograd
 from .numba_winograd_plan import transformed
@@ -38,8 +41,16 @@ def conv(arrays, params, train):
         weights = prepared(w, ("winograd", m), lambda: transformed(w, m, False))
         before = params.padding[1][0], params.padding[2][0]
         return _activated(lambda act: run_winograd(m, x, weights, w.shape[0], before, shape, bias, act, x), params, train)
+    if _is_flat(x, w, params):
+        flat = forward_plan(x.shape[1], w.shape, params, params.out[1:])
+        return _activated(lambda act: run_pixels(flat, x, w, False, bias, shape, act, x), params, train)
     plan = _Plan.forward(x.shape, w.shape, params)
     return _activated(lambda act: _run(plan, x, w, bias, shape, x, params.groups, act), params, train)
+
+
+def _is_flat(x, w, params):
+    """Whether rows of pixels serve: one or two dimensions, no groups, and something to do."""
+    return x.size and params.ndim < 3 and params.groups == 1
 
 
 def conv_backward(grad, arrays, saved, params, needs):
@@ -59,12 +70,17 @@ def _data_gradient(x, w, dz, params):
         m = choice.winograd_tile(x.shape[0], w.shape[0], w.shape[1], *x.shape[3:], False, params.algorithm) if min(before) >= 0 else 0
         if m:
             return run_winograd(m, dz, transformed(w, m, True), w.shape[1], before, x.shape, None, None, x)
+    if _is_flat(dz, w, params):
+        return run_pixels(transposed_plan(w.shape[0], w.shape, params, x.shape[3:]), dz, w, True, None, x.shape, None, x)
     return _run(_Plan.transposed(dz.shape, w.shape, params, x.shape), dz, w, None, x.shape, x)
 
 
 def conv_transpose(arrays, params, train):
     x, w, bias = arrays
     shape = (x.shape[0], w.shape[1] * params.groups, *params.out)
+    if _is_flat(x, w, params):
+        flat = transposed_plan(x.shape[1], w.shape, params, params.out[1:])
+        return _activated(lambda act: run_pixels(flat, x, w, True, bias, shape, act, x), params, train)
     plan = _Plan.transposed(x.shape, w.shape, params, shape)
     return _activated(lambda act: _run(plan, x, w, bias, shape, x, params.groups, act), params, train)
 
@@ -74,7 +90,10 @@ def conv_transpose_backward(grad, arrays, saved, params, needs):
     dz = activation_gradient(params.activation, grad, *saved)
     dx = dw = None
     if needs[0]:
-        dx = _run(_Plan.forward(dz.shape, w.shape, params, x.shape[2:]), dz, w, None, x.shape, x)
+        if _is_flat(dz, w, params):
+            dx = run_pixels(forward_plan(dz.shape[1], w.shape, params, x.shape[3:]), dz, w, False, None, x.shape, None, x)
+        else:
+            dx = _run(_Plan.forward(dz.shape, w.shape, params, x.shape[2:]), dz, w, None, x.shape, x)
     if needs[1]:
         dw = _weights_from(dz, x, w, params)
     return dx, dw, _bias_gradient(dz) if needs[2] else None
@@ -265,6 +284,8 @@ def _weight_matrix(w, problem, transpose, groups):
 def _weights_from(x, dy, w, params):
     """The gradient of w: dy's planes (zero where q stands for no output) against x's."""
     char = x.dtype.char
+    if _is_flat(x, w, params) and dy.size:
+        return pixels_weight_gradient(forward_plan(x.shape[1], w.shape, params, dy.shape[3:]), x, dy, w)
     dw = np.zeros((w.shape[0], math.prod(w.shape[1:])), w.dtype)
     if not x.size or not dy.size or not dw.size:
         return dw.reshape(w.shape)

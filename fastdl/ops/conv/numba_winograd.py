@@ -38,57 +38,11 @@ from ...cpu.simd import (
     transpose,
 )
 from ..numba_activation import apply_activation
-from .numba_planes import _strides, zero
+from .numba_planes import _strides
 from .winograd import matrices, transform_2d
 
 MR = TILE_ROWS
 K_BLOCK = 4  # panels of outputs in a block: M for them stays in L2
-
-
-# ------------------------------------------------------------------------------------------------ layout
-@inline
-def _row_chunk(slot, chunk, x, sn, sc, sh, sw, C, H, W, ph, pw, Hp, Wp, Cb, out):
-    """One padded row of pixels, channels side by side, from either layout."""
-    V = lanes(x)
-    image, row = chunk // Hp, chunk % Hp
-    target = offset(out, chunk * (Wp * Cb))
-    y = row - ph
-    last = min(W, Wp - pw)  # columns of x that the tiles reach
-    if y < 0 or y >= H:
-        zero(target, 0, Wp * Cb)
-        return
-    zero(target, 0, pw * Cb)
-    zero(target, (pw + last) * Cb, Wp * Cb)
-    source = offset(x, image * sn + y * sh)
-    pixels = offset(target, pw * Cb)
-    if sc == 1:
-        for w in range(last):
-            c = 0
-            while c + V <= C:
-                store(pixels, w * Cb + c, load(source, w * sw + c))
-                c += V
-            if c < C:
-                store(pixels, w * Cb + c, load_n(source, w * sw + c, C - c))
-    else:
-        for c in range(0, C, V):
-            channels = min(V, C - c)
-            w = 0
-            if channels == V:
-                while w + V <= last:
-                    store_rows(pixels, w * Cb + c, Cb, transpose(load_rows(source, c * sc + w, sc)))
-                    w += V
-            while w < last:
-                n = min(V, last - w)
-                store_rows_n(pixels, w * Cb + c, Cb, transpose(load_rows_n(source, c * sc + w, sc, channels, n)), n, V)
-                w += V
-
-
-@kernel("i R5 i i i i i W1", dtypes="f")
-def pixel_rows(pool, x, ph, pw, Hp, Wp, Cb, out):
-    """x (N, C, 1, H, W), rows contiguous along W or along C, as out[N, Hp, Wp, Cb] with zeros around and after C."""
-    N, C, _, H, W = x.shape
-    sn, sc, _, sh, sw = _strides(x)
-    parallel_for(pool, _row_chunk, N * Hp, (pointer(x), sn, sc, sh, sw, C, H, W, ph, pw, Hp, Wp, Cb, pointer(out)))
 
 
 @inline

@@ -12,7 +12,8 @@ from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS
 from ...cpu.workspace import workspace
 from ..layout import empty_like_layout
 from ..numba_activation import code_of
-from .numba_winograd import K_BLOCK, KERNELS, pixel_rows
+from .numba_rows import pixel_rows
+from .numba_winograd import K_BLOCK, KERNELS
 
 LANES = vector_bits() // 32
 WIDTH = TILE_VECTORS * LANES

@@ -1,0 +1,189 @@
+"""Direct convolution over rows of pixels: forward, data gradient, weight gradient, at any stride and dilation.
+
+A tile is a few output pixels, anywhere in the image, by a few vectors of outputs. Its sum runs over the kernel's rows, and in
+each over a run of memory: the kernel's cells of that row with their channels lie side by side (one by one where the
+kernel is dilated). Nothing is gathered and no position is computed in vain (M. Dukhan, arXiv:1907.02129). Weights are
+panels: [panel][kernel row, cell, channel][one tile's outputs].
+
+The weight gradient is the same sum along the other axis: over the pixels of a row, for a few channels by a panel of dy.
+"""
+
+from __future__ import annotations
+
+from ...cpu._pool import parallel_for
+from ...cpu.jit import inline, kernel
+from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS, runs_tile, store_tile
+from ...cpu.simd import (
+    gather_n,
+    lanes,
+    load,
+    load_n,
+    load_rows,
+    load_rows_n,
+    offset,
+    pointer,
+    read,
+    splat,
+    store,
+    store_n,
+    store_rows,
+    store_rows_n,
+    transpose,
+    write,
+)
+from ..numba_activation import apply_activation
+from .numba_planes import _strides
+
+MR = TILE_ROWS
+_tile, _store = runs_tile(TILE_ROWS, TILE_VECTORS), store_tile(TILE_ROWS, TILE_VECTORS)
+
+
+# ------------------------------------------------------------------------------------------------ weights
+@inline
+def _panel_chunk(slot, panel, w, first, sk, sc, steps, cells, C, K, out):
+    V = lanes(w)
+    width = TILE_VECTORS * V
+    target = offset(out, panel * (cells * C * width))
+    for cell in range(cells):
+        for c in range(C):
+            for j in range(TILE_VECTORS):
+                k = panel * width + j * V
+                if k < K:
+                    v = gather_n(w, first + k * sk + c * sc + read(steps, cell), sk, K - k)
+                else:
+                    v = splat(w, 0.0)
+                store(target, (cell * C + c) * width + j * V, v)
+
+
+@kernel("i R1 i i i L1 i i W1")
+def weight_panels(pool, w, first, sk, sc, steps, C, K, out):
+    """K x C kernels as panels [panel][cell][C][one tile's outputs]; what a panel has beyond K gets any values.
+
+    w: flat; cell i of kernel (k, c) is w[first + k * sk + c * sc + steps[i]], in the order in which the sums take them.
+    """
+    width = TILE_VECTORS * lanes(pointer(w))
+    parallel_for(
+        pool, _panel_chunk, (K + width - 1) // width, (pointer(w), first, sk, sc, pointer(steps), steps.shape[0], C, K, pointer(out))
+    )
+
+
+# ------------------------------------------------------------------------------------------------ forward
+@inline
+def _write_block(sums, Kb, pixels, p0, TW, k0, outputs, bias, has_bias, act, slope, y, yk, yh, yw):
+    """Sums [pixel][output] with bias and activation to y: pixels p0.. of an image whose rows are TW wide."""
+    V = lanes(sums)
+    leak = splat(sums, slope)
+    for k in range(0, outputs, V):
+        n = min(V, outputs - k)
+        shift = load_n(bias, k0 + k, n) if has_bias else splat(sums, 0.0)
+        if yk == 1:
+            for p in range(pixels):
+                place = (p0 + p) // TW * yh + (p0 + p) % TW * yw
+                store_n(y, place + k, apply_activation(load(sums, p * Kb + k) + shift, act, leak), n)
+            continue
+        if act != 0 or has_bias:
+            for p in range(pixels):
+                store(sums, p * Kb + k, apply_activation(load(sums, p * Kb + k) + shift, act, leak))
+        p = 0
+        while p < pixels:
+            # a run of pixels side by side in y: to the end of the row, or of the block where rows follow each other
+            row, column = (p0 + p) // TW, (p0 + p) % TW
+            run = pixels - p if yw == 1 and yh == TW else min(pixels - p, TW - column)
+            target = offset(y, k * yk + row * yh + column * yw)
+            for q in range(0, run, V):
+                m = min(V, run - q)
+                source = (p + q) * Kb + k
+                if yw != 1:
+                    for r in range(m):
+                        for e in range(n):
+                            write(target, e * yk + (q + r) * yw, read(sums, source + r * Kb + e))
+                elif m == V and n == V:
+                    store_rows(target, q, yk, transpose(load_rows(sums, source, Kb)))
+                else:
+                    store_rows_n(target, q, yk, transpose(load_rows_n(sums, source, Kb, m, V)), n, m)
+            p += run
+
+
+@inline
+def _pixels_chunk(slot, chunk, blocks, block, parts, part, rows, image_size, pixel_h, pixel_w, runs, run_offsets, count, step, w,
+                  panels, K, TH, TW, bias, has_bias, act, slope, y, yn, yk, yh, yw, scratch, scratch_size, places):
+    V = lanes(rows)
+    width = TILE_VECTORS * V
+    depth = runs * count
+    b = chunk % blocks
+    rest = chunk // blocks
+    first_panel = rest % parts * part
+    here = min(part, panels - first_panel)
+    image = rest // parts
+    p0 = b * block
+    pixels = min(block, TH * TW - p0)
+    sums = offset(scratch, slot * scratch_size)
+    where = offset(places, slot * (block + MR))
+    for p in range(pixels):
+        write(where, p, (p0 + p) // TW * pixel_h + (p0 + p) % TW * pixel_w)
+    for p in range(pixels, (pixels + MR - 1) // MR * MR):
+        write(where, p, read(where, pixels - 1))  # the last tile is filled with copies
+    source = offset(rows, image * image_size)
+    Kb = here * width
+    for panel in range(here):
+        weights = offset(w, (first_panel + panel) * depth * width)
+        for p in range(0, pixels, MR):
+            _store(_tile(runs, count, source, offset(where, p), run_offsets, step, weights, width), offset(sums, p * Kb + panel * width),
+                   Kb, MR, width, False)
+    k0 = first_panel * width
+    _write_block(sums, Kb, pixels, p0, TW, k0, min(Kb, K - k0), bias, has_bias, act, slope, offset(y, image * yn + k0 * yk), yk, yh, yw)
+
+
+@kernel("i R1 i i i L1 i R1 i i R1 i T W5 W1 L1")
+def convolve_pixels(pool, rows, image_size, pixel_h, pixel_w, run_offsets, count, w, block, part, bias, act, slope, y, scratch, places):
+    """y[n, k, oh, ow] = act(bias[k] + sum over runs and steps of rows[image n, pixel (oh, ow), run, step] * w[k, run, step]).
+
+    Pixel (oh, ow) starts at oh * pixel_h + ow * pixel_w of its image; a run is ``count`` elements from run_offsets on.
+    block: pixels in a chunk; part: panels in a chunk. scratch: slots * (block + MR) * part panels' outputs; places:
+    slots * (block + MR).
+    """
+    N, K, _, TH, TW = y.shape
+    yn, yk, _, yh, yw = _strides(y)
+    width = TILE_VECTORS * lanes(pointer(rows))
+    panels = (K + width - 1) // width
+    blocks, parts = (TH * TW + block - 1) // block, (panels + part - 1) // part
+    parallel_for(
+        pool,
+        _pixels_chunk,
+        N * blocks * parts,
+        (blocks, block, parts, part, pointer(rows), image_size, pixel_h, pixel_w, run_offsets.shape[0], pointer(run_offsets), count, 1,
+         pointer(w), panels, K, TH, TW, pointer(bias), bias.shape[0] > 0, act, slope, pointer(y), yn, yk, yh, yw, pointer(scratch),
+         (block + MR) * part * width, pointer(places)),
+    )
+
+
+# ------------------------------------------------------------------------------------------------ weight gradient
+@inline
+def _gradient_chunk(slot, chunk, items, group, N, rows, image_size, pixel_w, cells, tiles, dy, OH, OW, Kb, channel_rows, row_runs, dw):
+    width = TILE_VECTORS * lanes(rows)
+    for image in range(N):
+        for item in range(chunk * group, min(items, (chunk + 1) * group)):
+            cell, tile = item // tiles, item % tiles
+            source = offset(rows, image * image_size + read(cells, cell) + tile * MR)
+            target = offset(dw, item * (MR * Kb))
+            for k in range(0, Kb, width):
+                sums = _tile(OH, OW, source, channel_rows, row_runs, pixel_w, offset(dy, image * (OH * OW * Kb) + k), Kb)
+                _store(sums, offset(target, k), Kb, MR, width, image > 0)
+
+
+@kernel("i i i R1 i i L1 i R1 i i i L1 L1 W1")
+def gradient_pixels(pool, group, N, rows, image_size, pixel_w, cells, tiles, dy, OH, OW, Kb, channel_rows, row_runs, dw):
+    """dw[cell, channel, k] = sum over images and output pixels of rows[image, pixel, cell, channel] * dy[image, pixel, k].
+
+    cells: where each kernel cell's first channel lies; tiles: of channels, the last one running over; row_runs: where each
+    output row starts, pixel_w from pixel to pixel. dy: (N, OH, OW, Kb), Kb a whole number of tiles. A chunk is ``group``
+    tiles for all images, which are summed in order: the bits do not depend on the number of threads.
+    """
+    items = cells.shape[0] * tiles
+    parallel_for(
+        pool,
+        _gradient_chunk,
+        (items + group - 1) // group,
+        (items, group, N, pointer(rows), image_size, pixel_w, pointer(cells), tiles, pointer(dy), OH, OW, Kb, pointer(channel_rows),
+         pointer(row_runs), pointer(dw)),
+    )

@@ -1,0 +1,194 @@
+"""Running convolutions over rows of pixels: geometry, weight panels, scratch memory.
+
+A plan says how large the padded rows are and which sums run over them. A convolution is one sum; a transposed convolution (and
+so the data gradient) is one for each phase of its stride, over the cells that meet it, so no inserted zero is ever multiplied.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from ...cpu import parallel
+from ...cpu.features import vector_bits
+from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS
+from ...cpu.workspace import workspace
+from ...packing import prepared
+from ..layout import empty_like_layout
+from ..numba_activation import code_of
+from .numba_pixels import convolve_pixels, gradient_pixels, weight_panels
+from .numba_rows import pixel_rows
+
+LANES = {"f": vector_bits() // 32, "d": vector_bits() // 64}
+NOTHING = {c: np.empty(0, c) for c in "fd"}
+IMAGES = 64 << 20  # bytes of padded pixel rows at a time
+BLOCK = 16 * TILE_ROWS  # pixels in a chunk
+PART = 16  # panels of outputs in a chunk, at most
+PARALLEL_WORK = 1 << 17  # multiply-adds
+
+
+class Sum(NamedTuple):
+    run_offsets: np.ndarray  # where each run starts, from an output pixel's place on
+    count: int  # elements in a run
+    cells: np.ndarray  # kernel cells (flat), in the order in which runs meet them
+    outputs: tuple  # a slice of y's rows and one of its columns
+
+
+class Plan(NamedTuple):
+    before: tuple  # rows and columns of zeros above and left of the image
+    size: tuple  # rows and columns of the padded image
+    stride: tuple  # from output pixel to output pixel
+    channels: int
+    sums: tuple
+
+
+def _sum(taps, columns, channels, outputs):
+    """taps: (row, column, flat cell). Cells side by side in memory make one run."""
+    taps = sorted(taps)
+    runs = []
+    for row, column, cell in taps:
+        if runs and runs[-1][0] == row and runs[-1][1] + len(runs[-1][2]) == column:
+            runs[-1][2].append(cell)
+        else:
+            runs.append((row, column, [cell]))
+    offsets = np.array([(row * columns + column) * channels for row, column, _ in runs], np.int64)
+    return Sum(offsets, len(runs[0][2]) * channels if runs else 0, np.array([c for *_, cells in runs for c in cells], np.int64), outputs)
+
+
+@functools.lru_cache(maxsize=1024)
+def forward_plan(channels, w_shape, params, out) -> Plan:
+    """y[o] meets cell k at o * stride + k * dilation of the padded image."""
+    kernel, stride, dilation = w_shape[3:], params.stride[1:], params.dilation[1:]
+    size = tuple((o - 1) * s + (k - 1) * d + 1 for o, s, k, d in zip(out, stride, kernel, dilation, strict=True))
+    taps = [(i * dilation[0], j * dilation[1], i * kernel[1] + j) for i, j in np.ndindex(kernel)]
+    before = tuple(p[0] for p in params.padding[1:])
+    return Plan(before, size, stride, channels, (_sum(taps, size[1], channels, (slice(0, out[0]), slice(0, out[1]))),))
+
+
+@functools.lru_cache(maxsize=1024)
+def transposed_plan(channels, w_shape, params, out) -> Plan:
+    """x[i] with i + before = s t + phase gets w[k] y[t - k d div s] from every cell k with k d mod s = phase."""
+    kernel, stride, dilation = w_shape[3:], params.stride[1:], params.dilation[1:]
+    befores = [p[0] for p in params.padding[1:]]
+    reach = [((k - 1) * d) // s for k, d, s in zip(kernel, dilation, stride, strict=True)]
+    size = tuple((n - 1 + b) // s + 1 + r for n, b, s, r in zip(out, befores, stride, reach, strict=True))
+    sums = []
+    for phase in np.ndindex(stride):
+        first = [(f - b) % s for f, b, s in zip(phase, befores, stride, strict=True)]
+        start = [(i + b) // s for i, b, s in zip(first, befores, stride, strict=True)]
+        if any(i >= n for i, n in zip(first, out, strict=True)):
+            continue
+        taps = []
+        for flat, cell in enumerate(np.ndindex(kernel)):
+            shift = [k * d for k, d in zip(cell, dilation, strict=True)]
+            if all(a % s == f for a, s, f in zip(shift, stride, phase, strict=True)):
+                row, column = (r - a // s + t for r, a, s, t in zip(reach, shift, stride, start, strict=True))
+                taps.append((row, column, flat))
+        sums.append(_sum(taps, size[1], channels, tuple(slice(i, n, s) for i, n, s in zip(first, out, stride, strict=True))))
+    return Plan(tuple(reach), size, (1, 1), channels, tuple(sums))
+
+
+def _rows(plan, x, memory, pool):
+    """x as padded rows of pixels: its own memory where that is what it is, else in ``memory``."""
+    n, c, _, h, w = x.shape
+    dense = x.transpose(0, 2, 3, 4, 1)
+    if plan.before == (0, 0) and (h, w) == plan.size and dense.flags.c_contiguous:
+        return dense.reshape(-1)
+    if x.strides[4] != x.itemsize and x.strides[1] != x.itemsize:
+        x = np.ascontiguousarray(x)
+    pixel_rows[x.dtype.char](pool, x, *plan.before, *plan.size, c, memory)
+    return memory
+
+
+def _panels(w, cells, outputs, channels, swapped, width):
+    """The panels of a weight's ``cells``; swapped: its first axis holds the sum's channels, its second the outputs."""
+    flat = np.ascontiguousarray(w).reshape(-1)
+    count = math.prod(w.shape[2:])
+    by_first, by_second = w.shape[1] * count, count
+    sk, sc = (by_second, by_first) if swapped else (by_first, by_second)
+    out = np.empty(-(-outputs // width) * len(cells) * channels * width, w.dtype)
+    weight_panels[w.dtype.char](parallel.pool() if out.size > PARALLEL_WORK // 8 else 0, flat, 0, sk, sc, cells, channels, outputs, out)
+    return out
+
+
+def run(plan, x, w, swapped, bias, shape, act, like):
+    """y of ``shape`` by a plan over x."""
+    char = x.dtype.char
+    width = TILE_VECTORS * LANES[char]
+    y = empty_like_layout(shape, x.dtype, like)
+    N, K = shape[:2]
+    work = sum(math.prod(y[0, :, 0, s.outputs[0], s.outputs[1]].shape) * s.count * len(s.run_offsets) for s in plan.sums) * N
+    pool, slots = parallel.team() if work > PARALLEL_WORK else (0, 1)
+    image = plan.size[0] * plan.size[1] * plan.channels
+    step = max(1, min(N, IMAGES // (x.itemsize * image)))
+    panels = -(-K // width)
+    part = min(PART, panels)
+    scratch_size = slots * (BLOCK + TILE_ROWS) * part * width
+    memory = workspace(scratch_size + step * image, x.dtype)
+    places = np.empty(slots * (BLOCK + TILE_ROWS), np.int64)
+    bias = NOTHING[char] if bias is None else np.ascontiguousarray(bias)
+    code, slope = code_of(act) or 0, 0.0 if act is None else act.slope
+    made = [
+        prepared(w, ("panels", s.cells.tobytes(), swapped), functools.partial(_panels, w, s.cells, K, plan.channels, swapped, width))
+        for s in plan.sums
+    ]
+    for start in range(0, N, step):
+        here = x[start : start + step]
+        rows = _rows(plan, here, memory[scratch_size:], pool)
+        for s, weights in zip(plan.sums, made, strict=True):
+            target = y[(slice(start, start + step), slice(None), slice(None), *s.outputs)]
+            pixels = target.shape[3] * target.shape[4]
+            blocks = -(-pixels // BLOCK)
+            block = -(-pixels // (blocks * TILE_ROWS)) * TILE_ROWS
+            parts = max(-(-panels // part), min(panels, -(-4 * slots // (len(here) * blocks))) if pool else 1)
+            convolve_pixels[char](pool, rows, image, plan.stride[0] * plan.size[1] * plan.channels, plan.stride[1] * plan.channels,
+                                  s.run_offsets, s.count, weights, block, -(-panels // parts), bias, code, slope, target,
+                                  memory[:scratch_size], places)
+    return y
+
+
+_CHANNEL_ROWS = np.arange(TILE_ROWS, dtype=np.int64)
+
+
+def weight_gradient(plan, x, dy, w):
+    """The gradient of w (K, C, 1, kh, kw) of the convolution of x that ``plan`` describes, from dy."""
+    char = x.dtype.char
+    width = TILE_VECTORS * LANES[char]
+    K, C = w.shape[:2]
+    kh, kw = w.shape[3:]
+    OH, OW = dy.shape[3:]
+    pool, slots = parallel.team() if dy.size * w[0].size > PARALLEL_WORK else (0, 1)
+    Kb = -(-K // width) * width
+    image, dy_image = plan.size[0] * plan.size[1] * C, OH * OW * Kb
+    step = max(1, min(x.shape[0], IMAGES // (x.itemsize * (image + dy_image))))
+    tiles = -(-C // TILE_ROWS)
+    slack = TILE_ROWS  # the last channels' tile runs over
+    memory = workspace(step * (image + dy_image) + slack, x.dtype)
+    order = plan.sums[0].cells  # the sum's order is that of its cells
+    cells = np.empty(len(order), np.int64)
+    per_run = plan.sums[0].count // C
+    for i in range(len(order)):
+        cells[order[i]] = plan.sums[0].run_offsets[i // per_run] + i % per_run * C
+    row_runs = np.arange(OH, dtype=np.int64) * (plan.stride[0] * plan.size[1] * C)
+    total = np.zeros((kh * kw, tiles * TILE_ROWS, Kb), x.dtype)
+    items = len(cells) * tiles
+    group = -(-items // (4 * slots))
+    for start in range(0, x.shape[0], step):
+        here, grad = x[start : start + step], dy[start : start + step]
+        if grad.strides[4] != grad.itemsize and grad.strides[1] != grad.itemsize:
+            grad = np.ascontiguousarray(grad)
+        rows = _rows(plan, here, memory[step * dy_image :], pool)
+        if rows.size < len(here) * image + slack:  # x's own memory: the tile that runs over would leave it
+            copy = memory[step * dy_image :]
+            copy[: rows.size] = rows
+            rows = copy
+        pixel_rows[char](pool, grad, 0, 0, OH, OW, Kb, memory[: step * dy_image])
+        dw = total if start == 0 else np.empty_like(total)
+        gradient_pixels[char](pool, group, len(here), rows, image, plan.stride[1] * C, cells, tiles, memory[: step * dy_image], OH, OW, Kb,
+                              _CHANNEL_ROWS, row_runs, dw.reshape(-1))
+        if start:
+            total += dw
+    return np.ascontiguousarray(total[:, :C, :K].transpose(2, 1, 0)).reshape(w.shape)
