@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 import fastdl
 import fastdl.functional as F
 
-BACKENDS = ["reference"]
+BACKENDS = ["reference", "numba"]
 GATES = {"rnn_tanh": 1, "rnn_relu": 1, "gru": 3, "lstm": 4}
 MODES = list(GATES)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import fastdl
 import fastdl.functional as F
 
-BACKENDS = ["reference"]
+BACKENDS = ["reference", "numba"]
 GATES = {"rnn_tanh_cell": 1, "rnn_relu_cell": 1, "gru_cell": 3, "lstm_cell": 4}
 CELLS = list(GATES)
 SIZES = [(1, 1, 1), (1, 3, 5), (3, 4, 2), (17, 33, 19), (2, 5, 16), (5, 0, 3), (0, 4, 3)]

@@ -159,31 +159,28 @@ def convolve_pixels(pool, rows, image_size, pixel_h, pixel_w, run_offsets, count
 
 # ------------------------------------------------------------------------------------------------ weight gradient
 @inline
-def _gradient_chunk(slot, chunk, items, group, N, rows, image_size, pixel_w, cells, tiles, dy, OH, OW, Kb, channel_rows, row_runs, dw):
+def _gradient_chunk(slot, chunk, items, group, band, N, rows, image_size, pixel_w, terms, dy, panel_size, panels, OH, OW, row_runs, dw):
     width = TILE_VECTORS * lanes(rows)
-    for image in range(N):
+    for step in range(N * ((OH + band - 1) // band)):
+        image, row = step % N, step // N * band
+        source = offset(rows, image * image_size)
+        grad = offset(dy, (image * OH + row) * OW * width)
+        runs = offset(row_runs, row)
         for item in range(chunk * group, min(items, (chunk + 1) * group)):
-            cell, tile = item // tiles, item % tiles
-            source = offset(rows, image * image_size + read(cells, cell) + tile * MR)
-            target = offset(dw, item * (MR * Kb))
-            for k in range(0, Kb, width):
-                sums = _tile(OH, OW, source, channel_rows, row_runs, pixel_w, offset(dy, image * (OH * OW * Kb) + k), Kb)
-                _store(sums, offset(target, k), Kb, MR, width, image > 0)
+            target = offset(dw, item * MR * panels * width)
+            for k in range(panels):
+                sums = _tile(min(band, OH - row), OW, source, offset(terms, item * MR), runs, pixel_w, offset(grad, k * panel_size), width)
+                _store(sums, offset(target, k * width), panels * width, MR, width, step > 0)
 
 
-@kernel("i i i R1 i i L1 i R1 i i i L1 L1 W1")
-def gradient_pixels(pool, group, N, rows, image_size, pixel_w, cells, tiles, dy, OH, OW, Kb, channel_rows, row_runs, dw):
-    """dw[cell, channel, k] = sum over images and output pixels of rows[image, pixel, cell, channel] * dy[image, pixel, k].
+@kernel("i i i i R1 i i L1 R1 i i i i L1 W1")
+def gradient_pixels(pool, group, band, N, rows, image_size, pixel_w, terms, dy, panel_size, panels, OH, OW, row_runs, dw):
+    """dw[t, k] = sum over images and output pixels of rows[image, pixel, terms[t]] * dy[k's panel, image, pixel, k].
 
-    cells: where each kernel cell's first channel lies; tiles: of channels, the last one running over; row_runs: where each
-    output row starts, pixel_w from pixel to pixel. dy: (N, OH, OW, Kb), Kb a whole number of tiles. A chunk is ``group``
-    tiles for all images, which are summed in order: the bits do not depend on the number of threads.
+    terms: where each (kernel cell, channel) starts, a whole number of tiles of them; row_runs: where each output row
+    starts, pixel_w from pixel to pixel. dy: [panel][N][OH][OW][one tile's outputs], panel_size apart. A chunk is ``group``
+    tiles for all images, ``band`` output rows at a time, summed in order: the bits do not depend on the number of threads.
     """
-    items = cells.shape[0] * tiles
-    parallel_for(
-        pool,
-        _gradient_chunk,
-        (items + group - 1) // group,
-        (items, group, N, pointer(rows), image_size, pixel_w, pointer(cells), tiles, pointer(dy), OH, OW, Kb, pointer(channel_rows),
-         pointer(row_runs), pointer(dw)),
-    )
+    items = terms.shape[0] // MR
+    arguments = (items, group, band, N, pointer(rows), image_size, pixel_w, pointer(terms), pointer(dy), panel_size, panels, OH, OW)
+    parallel_for(pool, _gradient_chunk, (items + group - 1) // group, (*arguments, pointer(row_runs), pointer(dw)))

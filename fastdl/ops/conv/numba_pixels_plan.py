@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...cpu import parallel
-from ...cpu.features import vector_bits
+from ...cpu.features import caches, vector_bits
 from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS
 from ...cpu.workspace import workspace
 from ...packing import prepared
@@ -150,45 +150,54 @@ def run(plan, x, w, swapped, bias, shape, act, like):
     return y
 
 
-_CHANNEL_ROWS = np.arange(TILE_ROWS, dtype=np.int64)
-
-
 def weight_gradient(plan, x, dy, w):
-    """The gradient of w (K, C, 1, kh, kw) of the convolution of x that ``plan`` describes, from dy."""
+    """The gradient of w (K, C, 1, kh, kw) of the convolution of x that ``plan`` describes, from dy.
+
+    Both operands are laid out as a matrix product wants them: dy in panels of a tile's outputs, x in slices of a tile's
+    channels (all of them where they are few), so that a sum over pixels reads consecutive memory.
+    """
     char = x.dtype.char
-    width = TILE_VECTORS * LANES[char]
-    K, C = w.shape[:2]
-    kh, kw = w.shape[3:]
-    OH, OW = dy.shape[3:]
+    width, lanes = TILE_VECTORS * LANES[char], LANES[char]
+    (K, C), (N, OH, OW) = w.shape[:2], (dy.shape[0], *dy.shape[3:])
     pool, slots = parallel.team() if dy.size * w[0].size > PARALLEL_WORK else (0, 1)
-    Kb = -(-K // width) * width
-    image, dy_image = plan.size[0] * plan.size[1] * C, OH * OW * Kb
-    step = max(1, min(x.shape[0], IMAGES // (x.itemsize * (image + dy_image))))
-    tiles = -(-C // TILE_ROWS)
-    slack = TILE_ROWS  # the last channels' tile runs over
-    memory = workspace(step * (image + dy_image) + slack, x.dtype)
-    order = plan.sums[0].cells  # the sum's order is that of its cells
-    cells = np.empty(len(order), np.int64)
-    per_run = plan.sums[0].count // C
-    for i in range(len(order)):
-        cells[order[i]] = plan.sums[0].run_offsets[i // per_run] + i % per_run * C
-    row_runs = np.arange(OH, dtype=np.int64) * (plan.stride[0] * plan.size[1] * C)
-    total = np.zeros((kh * kw, tiles * TILE_ROWS, Kb), x.dtype)
-    items = len(cells) * tiles
-    group = -(-items // (4 * slots))
-    for start in range(0, x.shape[0], step):
+    x, dy = (a if a.strides[4] == a.itemsize or a.strides[1] == a.itemsize else np.ascontiguousarray(a) for a in (x, dy))
+    panels, pixels = -(-K // width), plan.size[0] * plan.size[1]
+    slice_width = C if C < 2 * TILE_ROWS else TILE_ROWS
+    slices = -(-C // slice_width)
+    step = max(1, min(N, IMAGES // (x.itemsize * (pixels * slices * slice_width + OH * OW * panels * width))))
+    slice_size, panel_size = step * pixels * slice_width, step * OH * OW * width
+    memory = workspace(slices * slice_size + panels * panel_size + lanes, x.dtype)
+    gradient = memory[slices * slice_size :]
+    terms, places = _terms(plan, C, slice_width, slice_size)
+    row_runs = np.arange(OH, dtype=np.int64) * (plan.stride[0] * plan.size[1] * slice_width)
+    group = -(-(len(terms) // TILE_ROWS) // (4 * slots))
+    # what a pass over all tiles reads, a band of x and one of dy, stays in L2
+    band = max(1, caches()[1] // 3 // (x.itemsize * (OW * panels * width + plan.stride[0] * plan.size[1] * C)))
+    total = None
+    for start in range(0, N, step):
         here, grad = x[start : start + step], dy[start : start + step]
-        if grad.strides[4] != grad.itemsize and grad.strides[1] != grad.itemsize:
-            grad = np.ascontiguousarray(grad)
-        rows = _rows(plan, here, memory[step * dy_image :], pool)
-        if rows.size < len(here) * image + slack:  # x's own memory: the tile that runs over would leave it
-            copy = memory[step * dy_image :]
-            copy[: rows.size] = rows
-            rows = copy
-        pixel_rows[char](pool, grad, 0, 0, OH, OW, Kb, memory[: step * dy_image])
-        dw = total if start == 0 else np.empty_like(total)
-        gradient_pixels[char](pool, group, len(here), rows, image, plan.stride[1] * C, cells, tiles, memory[: step * dy_image], OH, OW, Kb,
-                              _CHANNEL_ROWS, row_runs, dw.reshape(-1))
-        if start:
-            total += dw
-    return np.ascontiguousarray(total[:, :C, :K].transpose(2, 1, 0)).reshape(w.shape)
+        for i in range(slices):
+            part = here[:, i * slice_width : (i + 1) * slice_width]
+            pixel_rows[char](pool, part, *plan.before, *plan.size, slice_width, memory[i * slice_size :])
+        for i in range(panels):
+            pixel_rows[char](pool, grad[:, i * width : (i + 1) * width], 0, 0, OH, OW, width, gradient[i * panel_size :])
+        dw = np.empty((len(terms), panels * width), x.dtype)
+        gradient_pixels[char](pool, group, band, len(here), memory, pixels * slice_width, plan.stride[1] * slice_width, terms, gradient,
+                              panel_size, panels, OH, OW, row_runs, dw.reshape(-1))
+        total = dw if total is None else total + dw
+    return np.ascontiguousarray(total[places, :K].transpose(2, 1, 0)).reshape(w.shape)
+
+
+def _terms(plan, channels, slice_width, slice_size):
+    """Where each term (kernel cell, channel) of a weight gradient starts, filled up to whole tiles by repeating the last one;
+    and the term of each (flat cell, channel)."""
+    taps = plan.sums[0]
+    per_run = taps.count // channels
+    starts = np.empty(len(taps.cells), np.int64)
+    for i, cell in enumerate(taps.cells):
+        starts[cell] = (taps.run_offsets[i // per_run] // channels + i % per_run) * slice_width
+    slices = -(-channels // slice_width)
+    terms = starts[:, None, None] + np.arange(slices)[:, None] * slice_size + np.arange(slice_width)
+    places = np.arange(terms.size).reshape(len(starts), -1)[:, :channels]
+    terms = terms.reshape(-1)
+    return np.concatenate([terms, np.repeat(terms[-1:], -len(terms) % TILE_ROWS)]), places

@@ -1,0 +1,96 @@
+"""Sizes of a layer, how its work is split over threads, and where its parts lie in scratch memory."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from ...cpu import parallel
+from ..matmul.numba_backend import LANES
+from .layout import GATES
+from .numba_product import PANEL, blocks_of
+from .numba_sequence import BIAS, PEEPHOLE, SCRATCH, W_H, W_R, W_X, C, H
+from .numba_steps import CODES, GRU, RESET_FIRST
+
+# Measured: a step of fewer multiply-adds is done before a second thread has started on it.
+SPLIT_STEP = 1 << 17
+# Input rows that go through the input's weights together: enough to pay for reading these, few enough for their gates to
+# be in the cache when their steps come.
+ROWS_AT_ONCE = 48
+MOST_ROWS = 64  # of a chunk: its gates stay in the cache
+
+
+class Plan(NamedTuple):
+    """Sizes as numba_sequence.py names them, and the split."""
+
+    code: int  # of the mode
+    gates: int
+    hidden: int
+    output: int
+    projection: int
+    padded: int
+    state: int
+    pool: int
+    slots: int
+    split_units: int  # whether a chunk is some units at one step; else it is some rows at all steps
+    chunk: int
+    together: int
+
+    @property
+    def is_gru(self) -> bool:
+        return self.code in (GRU, RESET_FIRST)
+
+    @property
+    def inner_product(self) -> bool:
+        """Whether there is a product within a step: a projection, or n's where the reset gate comes first."""
+        return self.projection > 0 or self.code == RESET_FIRST
+
+
+def up_to_block(units, lanes) -> int:
+    return blocks_of(units, lanes) * PANEL * lanes
+
+
+def plan_of(params, batch, steps, char) -> Plan:
+    step = batch * params.output * GATES[params.mode] * params.hidden
+    pool, slots = parallel.team() if step * steps > SPLIT_STEP else (0, 1)
+    reset_first = params.mode == "gru" and not params.linear_before_reset
+    code = RESET_FIRST if reset_first else CODES[params.mode]
+    return _plan(code, GATES[params.mode], params.hidden, params.projection, batch, steps, LANES[char], pool, slots, step > SPLIT_STEP)
+
+
+@lru_cache(maxsize=256)
+def _plan(code, gates, hidden, projection, batch, steps, lanes, pool, slots, big_step) -> Plan:
+    output, blocks = projection or hidden, blocks_of(hidden, lanes)
+    split_units, chunk = 0, max(batch, 1)
+    if slots > 1 and batch < 4 * slots:
+        if big_step and blocks > 1 and not projection and code != RESET_FIRST:
+            split_units, chunk = 1, -(-blocks // min(2 * slots, blocks))
+    elif slots > 1:
+        chunk = min(-(-batch // slots), MOST_ROWS)
+    together = max(1, min(steps, ROWS_AT_ONCE // max(1, batch if split_units else chunk)))
+    padded, state = up_to_block(hidden, lanes), up_to_block(output, lanes)
+    return Plan(code, gates, hidden, output, projection, padded, state, pool, slots, split_units, chunk, together)
+
+
+@lru_cache(maxsize=256)
+def places_of(plan, directions, features, batch, train, peepholes) -> tuple[np.ndarray, int]:
+    """Where each part for each direction starts in a layer's scratch memory, [2 * part + direction], and how much that is."""
+    width = plan.gates * plan.padded
+    sizes = {
+        W_X: width * features,
+        W_H: width * plan.output,
+        W_R: plan.state * plan.hidden * plan.inner_product,
+        BIAS: (plan.gates + plan.is_gru) * plan.padded,
+        PEEPHOLE: 3 * plan.padded * peepholes,
+        H: 2 * batch * plan.state,
+        C: batch * plan.padded,
+    }
+    places, start = np.zeros(2 * SCRATCH + 2, np.int64), 0
+    for part, size in sizes.items():
+        places[2 * part], places[2 * part + 1] = start, start + (directions - 1) * size
+        start += directions * size
+    places[2 * SCRATCH:] = start
+    row = width * (1 if train else 1 + plan.together) + plan.padded * plan.inner_product
+    return places, start + row * (batch if plan.split_units else plan.slots * plan.chunk)

@@ -1,0 +1,163 @@
+"""Products with packed weights: what every step of a recurrent layer does most of the time.
+
+A weight is packed once a call into panels, each PANEL vectors of columns wide: ``packed[panel][k][column]``. Where the columns
+are the gates of hidden units, the panels of a unit's gates stand side by side, ``[unit block][gate]``: a range of units is
+a range of panels, and its gates come out next to one another. What does not fill the last block is zeros.
+
+Every sum is one chain of fused multiply-adds over k, whatever the tile, so an element's bits depend neither on how many
+rows are computed together nor on how they are split over threads.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from ...cpu._pool import parallel_for
+from ...cpu.gemm import pack_panel
+from ...cpu.jit import inline, kernel
+from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS, _fma, _Loop
+from ...cpu.simd import lanes, offset, pointer, vector_of
+from ...cpu.simd_core import INTP, _splat_value, _vector_pointer, llvm_type
+
+PANEL = TILE_VECTORS  # vectors to a panel's row
+ZERO = np.intp(0)  # a literal among the arguments would have Numba compile the function called once more, for that number
+
+
+def blocks_of(units: int, lanes: int) -> int:
+    """How many blocks, a panel wide, hold so many units."""
+    return -(-units // (PANEL * lanes))
+
+
+# ------------------------------------------------------------------------------------------------ packing
+@inline
+def _pack_chunk(slot, chunk, w, w_row, w_col, units, k, gates, out):
+    width = PANEL * lanes(w)
+    first = chunk * width
+    for g in range(gates):
+        pack_panel(offset(w, (g * units + first) * w_row), w_col, w_row, k, units - first, offset(out, (chunk * gates + g) * width * k))
+
+
+@kernel("i R2 i W1")
+def pack(pool, w, gates, out):
+    """w (gates * units, k) to panels of its transpose: gates * blocks_of(units) of them."""
+    k = w.shape[1]
+    units = w.shape[0] // gates
+    width = PANEL * lanes(pointer(w))
+    parallel_for(pool, _pack_chunk, (units + width - 1) // width,
+                 (pointer(w), w.strides[0] // w.itemsize, w.strides[1] // w.itemsize, units, k, gates, pointer(out)))
+
+
+# ------------------------------------------------------------------------------------------------ tiles
+@functools.cache
+def _panel_tile(rows, panels):
+    """``tile(k, a, a_row, packed, out, out_row)``: rows of a, contiguous, times neighbouring panels, to rows of out."""
+
+    @intrinsic
+    def tile(typingctx, k, a, a_row, packed, out, out_row):
+        vector = vector_of(packed.dtype)
+        vectors = panels * PANEL
+
+        def codegen(context, builder, signature, args):
+            k_, a_, a_row_, packed_, out_, out_row_ = args
+            vt, width = llvm_type(context, vector), PANEL * vector.lanes
+
+            def multiples(step, n):
+                return [builder.mul(step, INTP(i)) for i in range(n)]
+
+            a_rows, out_rows = multiples(a_row_, rows), multiples(out_row_, rows)
+            starts = multiples(builder.mul(k_, INTP(width)), panels)
+            loop = _Loop(builder, INTP(0), k_, 1, [*[ir.Constant(vt, None)] * (rows * vectors), a_, packed_])
+            *sums, a_now, b_now = loop.values
+
+            def broadcast(i):
+                return _splat_value(builder, vt, builder.load(builder.gep(a_now, [a_rows[i]]), align=1))
+
+            def column(j):
+                where = builder.gep(b_now, [starts[j // PANEL]])
+                return builder.load(_vector_pointer(builder, where, INTP(j % PANEL * vector.lanes), vt), align=1)
+
+            # the operand with fewer vectors waits in registers, the other passes through one
+            few, many = (column, broadcast) if vectors < rows else (broadcast, column)
+            waiting = [few(x) for x in range(min(rows, vectors))]
+            for x in range(max(rows, vectors)):
+                passing = many(x)
+                for w, kept in enumerate(waiting):
+                    at = (x * vectors + w) if vectors < rows else (w * vectors + x)
+                    sums[at] = _fma(builder, vector, kept, passing, sums[at])
+            _, values = loop.close([*sums, builder.gep(a_now, [INTP(1)]), builder.gep(b_now, [INTP(width)])])
+            for i in range(rows):
+                row = builder.gep(out_, [out_rows[i]])
+                for j in range(vectors):
+                    builder.store(values[i * vectors + j], _vector_pointer(builder, row, INTP(j * vector.lanes), vt), align=1)
+
+        return types.void(types.intp, a, types.intp, packed, out, types.intp), codegen
+
+    return tile
+
+
+# eight chains hide the latency of the multiply-add; the first tile fills the registers
+_many_rows, _four_rows, _two_rows, _one_row, _one_row_one_panel = (
+    _panel_tile(TILE_ROWS, 1), _panel_tile(4, 1), _panel_tile(2, 2), _panel_tile(1, 4), _panel_tile(1, 1))
+
+
+# ------------------------------------------------------------------------------------------------ products
+@inline
+def product(a, a_row, m, k, packed, first, last, out, out_row):
+    """Columns of panels first to last - 1 of out (m rows, out_row apart) = a (m rows of k numbers) times the packed weight."""
+    if m >= 4:
+        _tall(a, a_row, m, k, packed, first, last, out, out_row)
+    elif m > 0:
+        _flat(a, a_row, m, k, packed, first, last, out, out_row)
+
+
+@inline
+def _tall(a, a_row, m, k, packed, first, last, out, out_row):
+    """A tile that would stick out at the end starts earlier: what is computed twice comes out the same."""
+    width = PANEL * lanes(packed)
+    whole = m - m % TILE_ROWS
+    if whole > 0 and TILE_ROWS == 6 and 0 < m - whole < 3:
+        whole -= TILE_ROWS  # 7 or 8 rows are two small tiles
+    elif whole > 0 and m - whole > TILE_ROWS // 4 * 4:
+        whole = m
+    for j in range(first, last):
+        panel = offset(packed, j * k * width)
+        target = offset(out, j * width)
+        i = 0
+        while i < whole:
+            r = min(i, m - TILE_ROWS)
+            _many_rows(k, offset(a, r * a_row), a_row, panel, offset(target, r * out_row), out_row)
+            i += TILE_ROWS
+        while i < m:
+            r = min(i, m - 4)
+            _four_rows(k, offset(a, r * a_row), a_row, panel, offset(target, r * out_row), out_row)
+            i += 4
+
+
+@inline
+def _flat(a, a_row, m, k, packed, first, last, out, out_row):
+    """Fewer than four rows: several panels at a time."""
+    width = PANEL * lanes(packed)
+    i = 0
+    if m > 1:
+        for j in range(first, last - 1, 2):
+            _two_rows(k, a, a_row, offset(packed, j * k * width), offset(out, j * width), out_row)
+        if (last - first) % 2:
+            for r in range(2):
+                _one_row_one_panel(k, offset(a, r * a_row), a_row, offset(packed, (last - 1) * k * width),
+                                   offset(out, r * out_row + (last - 1) * width), out_row)
+        i = 2
+    if i < m:
+        row = offset(a, i * a_row)
+        target = offset(out, i * out_row)
+        j = first
+        while j + 4 <= last:
+            _one_row(k, row, a_row, offset(packed, j * k * width), offset(target, j * width), out_row)
+            j += 4
+        while j < last:
+            _one_row_one_panel(k, row, a_row, offset(packed, j * k * width), offset(target, j * width), out_row)
+            j += 1

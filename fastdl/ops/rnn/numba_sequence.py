@@ -1,0 +1,289 @@
+"""Whole sequences, forward: every step of a layer in one call of a compiled function.
+
+The rows of a batch stand sorted by length, longest first, so the rows alive at a step are the first ``counts[t]`` of
+the batch, and what belongs to step t, in x, y and everything kept, is rows ``offsets[t]`` and following: packed, without
+padding. A range of rows goes through all steps on its own; where rows are few and hidden units many, the units of each
+step are split over threads instead.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ...cpu._pool import parallel_for
+from ...cpu.jit import inline, kernel
+from ...cpu.simd import lanes, load, load_n, offset, pointer, read, store, store_n, write
+from .numba_product import PANEL, ZERO, product
+from .numba_steps import (
+    LSTM,
+    RESET_FIRST,
+    Units,
+    advance_row,
+    after_reset_row,
+    fill_biases,
+    fill_row,
+    reset_row,
+    up_to_block,
+)
+
+# What lies one after the other in a layer's scratch memory, each part for each direction; see ``start`` and ``forward``.
+# A row of states is as long as the blocks of its units.
+W_X, W_H, W_R, BIAS, PEEPHOLE, H, C, SCRATCH = range(8)
+
+
+class Layer(NamedTuple):
+    """One direction of a layer: its sizes and where its memory is."""
+
+    units: Any  # Units
+    backwards: int
+    gates: int
+    state_gates: int  # those whose products with the state are made together: all, or r and z where the reset gate is first
+    batch: int
+    steps: int
+    together: int  # the input's share of the gates is computed for so many steps at a time
+    features: int
+    output: int  # the state's size: hidden, or the projection's
+    state: int  # the same, up to the end of its last block
+    projection: int
+    counts: Any
+    offsets: Any
+    order: Any  # where in the batch a row's last states go
+    x: Any
+    x_row: int
+    w_x: Any  # packed, as w_h and w_r
+    w_h: Any
+    w_r: Any  # the projection; where the reset gate is first, n's weight of the state
+    y: Any
+    y_row: int
+    h: Any  # (2, batch, state): the states before and after a step take turns
+    c: Any  # (batch, padded)
+    h_n: Any  # (batch, output)
+    c_n: Any  # (batch, hidden)
+    kept_gates: Any  # (rows, gates of all blocks), the units' activated gates, where training
+    kept: Any  # (rows, padded), where training
+    scratch: Any  # the input's share of the gates, where not training; the state's share; operands of products within a step
+
+
+@inline
+def _blocks(layer):
+    return layer.units.padded // (PANEL * lanes(layer.x))
+
+
+@inline
+def _time(layer, n):
+    """The n-th step in the direction of the layer."""
+    return layer.steps - 1 - n if layer.backwards else n
+
+
+# ------------------------------------------------------------------------------------------------ the input's share
+@inline
+def _gates_at(layer, x_gates, low, t, rows):
+    """Where in x_gates those of step t are, for a range of so many rows; low: the first step that is there."""
+    if layer.units.train:  # they will be kept, with those of all rows
+        row = read(layer.offsets, t) - read(layer.offsets, low)
+    else:
+        row = (t - low) * rows
+    return offset(x_gates, row * layer.gates * layer.units.padded)
+
+
+@inline
+def _project_input(layer, low, high, first, last, first_block, last_block, x_gates):
+    """The input's share of the gates of steps low to high - 1, for a range of rows and unit blocks."""
+    width = layer.gates * layer.units.padded
+    first_panel, last_panel = first_block * layer.gates, last_block * layer.gates
+    if last - first == layer.batch and read(layer.counts, layer.steps - 1) == layer.batch:  # then these rows follow one another
+        x = offset(layer.x, read(layer.offsets, low) * layer.x_row)
+        product(x, layer.x_row, (high - low) * layer.batch, layer.features, layer.w_x, first_panel, last_panel, x_gates, width)
+        return
+    for t in range(low, high):
+        m = min(last, read(layer.counts, t)) - first
+        if m > 0:
+            x = offset(layer.x, (read(layer.offsets, t) + first) * layer.x_row)
+            out = _gates_at(layer, x_gates, low, t, last - first)
+            product(x, layer.x_row, m, layer.features, layer.w_x, first_panel, last_panel, out, width)
+
+
+# ------------------------------------------------------------------------------------------------ a step
+@inline
+def _advance(layer, n, t, first, last, first_block, last_block, x_gates, h_gates):
+    """Step t, the n-th, of rows first to last - 1 and a range of unit blocks."""
+    units, V = layer.units, lanes(layer.x)
+    rows, padded, state = last - first, units.padded, layer.state
+    width, h_width = layer.gates * padded, layer.state_gates * padded
+    before = offset(layer.h, (n % 2 * layer.batch + first) * state)
+    after = offset(layer.h, ((n + 1) % 2 * layer.batch + first) * state)
+    first_panel, last_panel = first_block * layer.state_gates, last_block * layer.state_gates
+    product(before, state, rows, layer.output, layer.w_h, first_panel, last_panel, h_gates, h_width)
+    here = read(layer.offsets, t) + first
+    answer, length = after, state
+    if layer.projection > 0:  # what is to be projected
+        answer, length = offset(h_gates, rows * h_width), padded
+    if units.mode == RESET_FIRST:
+        _advance_reset_first(layer, rows, x_gates, h_gates, before, after)
+    else:
+        for i in range(rows):
+            kept = here + i if units.train else 0
+            advance_row(
+                units, first_block, last_block, offset(x_gates, i * width), offset(h_gates, i * width), layer.gates * PANEL * V, PANEL * V,
+                offset(before, i * state), offset(answer, i * length), offset(layer.c, (first + i) * padded),
+                offset(layer.kept_gates, kept * width), offset(layer.kept, kept * padded))
+    start, end = first_block * PANEL * V, min(last_block * PANEL * V, layer.output)
+    if layer.projection > 0:
+        product(answer, length, rows, units.hidden, layer.w_r, ZERO, state // (PANEL * V), after, state)
+        start, end = 0, layer.output
+    for i in range(rows):
+        copy(offset(after, i * state), offset(layer.y, (here + i) * layer.y_row), start, end)
+
+
+@inline
+def _advance_reset_first(layer, rows, x_gates, h_gates, before, after):
+    units, padded = layer.units, layer.units.padded
+    reset = offset(h_gates, rows * 2 * padded)
+    inner = offset(reset, rows * padded)
+    for i in range(rows):
+        at = i * padded
+        reset_row(units, offset(x_gates, 3 * at), offset(h_gates, 2 * at), offset(before, at), offset(reset, at))
+    product(reset, padded, rows, units.hidden, layer.w_r, ZERO, _blocks(layer), inner, padded)
+    for i in range(rows):
+        at = i * padded
+        after_reset_row(units, offset(x_gates, 3 * at), offset(h_gates, 2 * at), offset(inner, at), offset(before, at), offset(after, at))
+
+
+@inline
+def copy(source, target, start, end):
+    """target[start:end] = source[start:end]."""
+    V = lanes(source)
+    j = start
+    while j + V <= end:
+        store(target, j, load(source, j))
+        j += V
+    if j < end:
+        store_n(target, j, load_n(source, j, end - j), end - j)
+
+
+@inline
+def _last_states(layer, first, last):
+    """h_n, and lstm's c_n, of rows first to last - 1, all of whose steps are done."""
+    t, padded, hidden = layer.steps - 1, layer.units.padded, layer.units.hidden
+    for i in range(first, last):
+        row = i
+        if not layer.backwards:
+            while read(layer.counts, t) <= i:
+                t -= 1
+            row += read(layer.offsets, t)
+        place = read(layer.order, i)
+        copy(offset(layer.y, row * layer.y_row), offset(layer.h_n, place * layer.output), ZERO, layer.output)
+        if layer.units.mode == LSTM:
+            copy(offset(layer.c, i * padded), offset(layer.c_n, place * hidden), ZERO, hidden)
+
+
+# ------------------------------------------------------------------------------------------------ all steps of some rows
+@inline
+def _steps_of_rows(layer, first, last, scratch):
+    width, rows = layer.gates * layer.units.padded, last - first
+    for n in range(0, layer.steps, layer.together):
+        many = min(layer.together, layer.steps - n)
+        low = min(_time(layer, n), _time(layer, n + many - 1))
+        x_gates, h_gates = scratch, offset(scratch, layer.together * rows * width)
+        if layer.units.train:
+            x_gates, h_gates = offset(layer.kept_gates, (read(layer.offsets, low) + first) * width), scratch
+        _project_input(layer, low, low + many, first, last, ZERO, _blocks(layer), x_gates)
+        for i in range(n, n + many):
+            t = _time(layer, i)
+            end = min(last, read(layer.counts, t))
+            if end > first:
+                _advance(layer, i, t, first, end, ZERO, _blocks(layer), _gates_at(layer, x_gates, low, t, rows), h_gates)
+
+
+@inline
+def _rows_chunk(slot, chunk, directions, forwards, backwards, rows, size):
+    layer = backwards if chunk % directions == 1 else forwards
+    first = chunk // directions * rows
+    last = min(first + rows, layer.batch)
+    _steps_of_rows(layer, first, last, offset(layer.scratch, slot * size))
+    _last_states(layer, first, last)
+
+
+# ------------------------------------------------------------------------------------------------ some units of a step
+@inline
+def _input_chunk(slot, chunk, layer, blocks, low, high, x_gates):
+    _project_input(layer, low, high, ZERO, layer.batch, chunk * blocks, min((chunk + 1) * blocks, _blocks(layer)), x_gates)
+
+
+@inline
+def _units_chunk(slot, chunk, layer, blocks, n, t, x_gates, h_gates):
+    last_block = min((chunk + 1) * blocks, _blocks(layer))
+    _advance(layer, n, t, ZERO, read(layer.counts, t), chunk * blocks, last_block, x_gates, h_gates)
+
+
+@inline
+def _steps_by_units(pool, layer, blocks):
+    """All steps of all rows, ``blocks`` unit blocks to a chunk of each."""
+    width, batch = layer.gates * layer.units.padded, layer.batch
+    chunks = (_blocks(layer) + blocks - 1) // blocks
+    for n in range(0, layer.steps, layer.together):
+        many = min(layer.together, layer.steps - n)
+        low = min(_time(layer, n), _time(layer, n + many - 1))
+        x_gates, h_gates = layer.scratch, offset(layer.scratch, layer.together * batch * width)
+        if layer.units.train:
+            x_gates, h_gates = offset(layer.kept_gates, read(layer.offsets, low) * width), layer.scratch
+        parallel_for(pool, _input_chunk, chunks, (layer, blocks, low, low + many, x_gates))
+        for i in range(n, n + many):
+            t = _time(layer, i)
+            parallel_for(pool, _units_chunk, chunks, (layer, blocks, i, t, _gates_at(layer, x_gates, low, t, batch), h_gates))
+    _last_states(layer, ZERO, batch)
+
+
+# ------------------------------------------------------------------------------------------------ the entry points
+@kernel("i i i i i R1 R1 R1 R2 R2 L1 L1 W1")
+def start(k, mode, gates, hidden, output, b_ih, b_hh, peephole, h0, c0, order, places, memory):
+    """Biases, peepholes and first states of direction k to a layer's memory. What is empty counts as zeros."""
+    base, batch = pointer(memory), order.shape[0]
+    padded, state = up_to_block(hidden, base), up_to_block(output, base)
+    fill_biases(mode, gates, hidden, b_ih, b_hh, offset(base, places[2 * BIAS + k]), padded)
+    if peephole.shape[0]:
+        p = offset(base, places[2 * PEEPHOLE + k])
+        for g in range(3):
+            for u in range(padded):
+                write(p, g * padded + u, peephole[g * hidden + u] if u < hidden else peephole.dtype.type(0))
+    h, c = offset(base, places[2 * H + k]), offset(base, places[2 * C + k])
+    for i in range(batch):
+        fill_row(offset(h, i * state), h0, order[i], state)
+        fill_row(offset(h, (batch + i) * state), h0, order[i], state)
+        fill_row(offset(c, i * padded), c0, order[i], padded)
+
+
+@kernel("i i i i i i i i i i i i i L1 L1 L1 L1 R2 W1 W2 W3 W3 W2 W2")
+def forward(pool, slots, mode, train, split_units, chunk, together, directions, gates, hidden, output, projection, peepholes,
+            counts, offsets, order, places, x, memory, y, h_n, c_n, kept_gates, kept):
+    """A layer of one or two directions, which share y's columns and are the first axis of h_n, c_n, kept_gates and kept.
+
+    chunk: rows to a chunk, or unit blocks where ``split_units``. memory: scratch, of which ``places`` says where what is
+    (see places_of in numba_plan.py); weights have been packed there and ``start`` has been called for each direction.
+    """
+    forwards = backwards = _layer(ZERO, mode, train, together, gates, hidden, output, projection, peepholes,
+                                  counts, offsets, order, places, x, memory, y, h_n, c_n, kept_gates, kept)
+    if directions == 2:
+        backwards = _layer(ZERO + 1, mode, train, together, gates, hidden, output, projection, peepholes,
+                           counts, offsets, order, places, x, memory, y, h_n, c_n, kept_gates, kept)
+    if split_units:
+        _steps_by_units(pool, forwards, chunk)
+        if directions == 2:
+            _steps_by_units(pool, backwards, chunk)
+    else:
+        parallel_for(pool, _rows_chunk, (counts[0] + chunk - 1) // chunk * directions,
+                     (directions, forwards, backwards, chunk, (memory.shape[0] - places[2 * SCRATCH]) // slots))
+
+
+@inline
+def _layer(k, mode, train, together, gates, hidden, output, projection, peepholes,
+           counts, offsets, order, places, x, memory, y, h_n, c_n, kept_gates, kept):
+    size, base = x.itemsize, pointer(memory)
+    bias, peephole = offset(base, places[2 * BIAS + k]), offset(base, places[2 * PEEPHOLE + k])
+    units = Units(mode, train, hidden, up_to_block(hidden, base), bias, peephole, peepholes)
+    return Layer(
+        units, k, gates, 2 if mode == RESET_FIRST else gates, counts[0], counts.shape[0], together, x.shape[1], output,
+        up_to_block(output, base), projection, pointer(counts), pointer(offsets), pointer(order), pointer(x), x.strides[0] // size,
+        offset(base, places[2 * W_X + k]), offset(base, places[2 * W_H + k]), offset(base, places[2 * W_R + k]),
+        offset(pointer(y), k * output), y.strides[0] // size, offset(base, places[2 * H + k]), offset(base, places[2 * C + k]),
+        pointer(h_n[k]), pointer(c_n[k]), pointer(kept_gates[k]), pointer(kept[k]), offset(base, places[2 * SCRATCH]))

@@ -1,0 +1,183 @@
+"""One step of a recurrent network from the products of its gates, and its gradient, on SIMD vectors.
+
+A function here goes through the hidden units of one row. Rows of states are as long as the units' blocks (see
+numba_product.py), so there is no tail: behind the last unit zeros come in and nobody looks at what comes out. Gates lie
+where products leave them: gate g of block b at ``b * block + g * gate``; what is kept for the gradient always lies in
+blocks of all gates, ``[unit block][gate]``, in place of the input's share where that lies so too.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ...cpu.jit import inline
+from ...cpu.simd import fma, lanes, larger, load, splat, store, write
+from ...cpu.vector_math import sigmoid, tanh
+from .numba_product import PANEL
+
+TANH, RELU, GRU, LSTM, RESET_FIRST = range(5)  # the last: gru where the reset gate applies before the product
+CODES = {"rnn_tanh": TANH, "rnn_relu": RELU, "gru": GRU, "lstm": LSTM}
+
+
+class Units(NamedTuple):
+    """What is the same for every row and step. Pointers are to vectors of all units, one for each gate."""
+
+    mode: int
+    train: int  # keep what the gradient needs
+    hidden: int
+    padded: int  # hidden, up to the end of its last block
+    bias: Any  # (gates, padded); gru: 4 rows, for b_hn stays apart
+    peephole: Any  # (3, padded)
+    peepholes: int  # whether there are any
+
+
+@inline
+def up_to_block(n, p):
+    """n units, up to the end of their last block."""
+    width = PANEL * lanes(p)
+    return (n + width - 1) // width * width
+
+
+@inline
+def fill_biases(mode, gates, hidden, b_ih, b_hh, bias, padded):
+    """Units.bias from arrays; an empty one counts as zeros."""
+    for i in range((4 if mode == GRU or mode == RESET_FIRST else gates) * padded):
+        write(bias, i, 0)
+    for g in range(gates):
+        for u in range(hidden):
+            of_input = b_ih[g * hidden + u] if b_ih.shape[0] else b_ih.dtype.type(0)
+            of_state = b_hh[g * hidden + u] if b_hh.shape[0] else b_hh.dtype.type(0)
+            if g == 2 and (mode == GRU or mode == RESET_FIRST):
+                write(bias, 2 * padded + u, of_input)
+                write(bias, 3 * padded + u, of_state)
+            else:
+                write(bias, g * padded + u, of_input + of_state)
+
+
+@inline
+def fill_row(row, states, i, padded):
+    """A row of states (an array; empty: zeros), as long as its blocks."""
+    size = states.shape[1]
+    for u in range(padded):
+        if u < size:
+            write(row, u, states[i, u])
+        else:
+            write(row, u, 0)
+
+
+# ------------------------------------------------------------------------------------------------ forward
+@inline
+def advance_row(units, first, last, x, h_gates, block, gate, before, after, c, kept_gates, kept):
+    """The step of one row for the units of blocks first to last - 1.
+
+    x, h_gates: the input's and the state's share of the gates; before, after: the hidden state; c: lstm's cell state,
+    updated in place, and room that gru uses. kept_gates, kept: where the activated gates and lstm's new cell state (gru:
+    what the reset gate multiplies) go.
+
+    Where one activation waits for another a row is gone through twice: in the whole chain a processor, which looks some
+    hundred instructions ahead, finds too little to do at once.
+    """
+    if units.mode == LSTM:
+        _lstm_row(units, first, last, x, h_gates, block, gate, after, c, kept_gates, kept)
+    elif units.mode == GRU:
+        _gru_row(units, first, last, x, h_gates, block, gate, before, after, c, kept_gates, kept)
+    else:
+        _elman_row(units, first, last, x, h_gates, block, after, kept_gates)
+
+
+@inline
+def _elman_row(units, first, last, x, h_gates, block, after, kept_gates):
+    V = lanes(x)
+    for b in range(first, last):
+        for v in range(PANEL):
+            u, at = (b * PANEL + v) * V, b * block + v * V
+            z = load(x, at) + load(h_gates, at) + load(units.bias, u)
+            h = larger(z, splat(x, 0.0)) if units.mode == RELU else tanh(z)
+            store(after, u, h)
+            if units.train:
+                store(kept_gates, u, h)
+
+
+@inline
+def _gru_row(units, first, last, x, h_gates, block, gate, before, after, between, kept_gates, kept):
+    V, P = lanes(x), units.padded
+    one = splat(x, 1.0)
+    for b in range(first, last):
+        for v in range(PANEL):
+            u, at = (b * PANEL + v) * V, b * block + v * V
+            r = sigmoid(load(x, at) + load(h_gates, at) + load(units.bias, u))
+            z = sigmoid(load(x, at + gate) + load(h_gates, at + gate) + load(units.bias, P + u))
+            inner = load(h_gates, at + 2 * gate) + load(units.bias, 3 * P + u)
+            store(after, u, fma(r, inner, load(x, at + 2 * gate) + load(units.bias, 2 * P + u)))
+            store(between, u, z)
+            if units.train:
+                place = (b * 3 * PANEL + v) * V
+                store(kept_gates, place, r)
+                store(kept_gates, place + PANEL * V, z)
+                store(kept, u, inner)
+    for b in range(first, last):
+        for v in range(PANEL):
+            u = (b * PANEL + v) * V
+            n, z = tanh(load(after, u)), load(between, u)
+            store(after, u, fma(z, load(before, u), (one - z) * n))
+            if units.train:
+                store(kept_gates, (b * 3 * PANEL + 2 * PANEL + v) * V, n)
+
+
+@inline
+def _lstm_row(units, first, last, x, h_gates, block, gate, after, c, kept_gates, kept):
+    V, P = lanes(x), units.padded
+    for b in range(first, last):
+        for v in range(PANEL):
+            u, at = (b * PANEL + v) * V, b * block + v * V
+            old = load(c, u)
+            i = load(x, at) + load(h_gates, at) + load(units.bias, u)
+            f = load(x, at + gate) + load(h_gates, at + gate) + load(units.bias, P + u)
+            g = tanh(load(x, at + 2 * gate) + load(h_gates, at + 2 * gate) + load(units.bias, 2 * P + u))
+            o = load(x, at + 3 * gate) + load(h_gates, at + 3 * gate) + load(units.bias, 3 * P + u)
+            if units.peepholes:
+                i, f = fma(load(units.peephole, u), old, i), fma(load(units.peephole, P + u), old, f)
+            i, f = sigmoid(i), sigmoid(f)
+            new = fma(f, old, i * g)
+            if units.peepholes:
+                o = fma(load(units.peephole, 2 * P + u), new, o)
+            o = sigmoid(o)
+            store(c, u, new)
+            store(after, u, o)
+            if units.train:
+                place = (b * 4 * PANEL + v) * V
+                store(kept_gates, place, i)
+                store(kept_gates, place + PANEL * V, f)
+                store(kept_gates, place + 2 * PANEL * V, g)
+                store(kept_gates, place + 3 * PANEL * V, o)
+                store(kept, u, new)
+    for u in range(first * PANEL * V, last * PANEL * V, V):
+        store(after, u, load(after, u) * tanh(load(c, u)))
+
+
+# ------------------------------------------------------------------------------------------------ gru, the reset gate first
+@inline
+def reset_row(units, x, h_gates, before, reset):
+    """The reset gate, in place of the input's share of it, and what it leaves of the state: the operand of n's product."""
+    V = lanes(x)
+    for u in range(0, units.padded, V):
+        b, v = u // (PANEL * V), u % (PANEL * V)
+        at = b * 3 * PANEL * V + v
+        r = sigmoid(load(x, at) + load(h_gates, b * 2 * PANEL * V + v) + load(units.bias, u))
+        store(x, at, r)
+        store(reset, u, r * load(before, u))
+
+
+@inline
+def after_reset_row(units, x, h_gates, inner, before, after):
+    """The rest of the step; inner: the product of what reset_row left."""
+    V, P, W = lanes(x), units.padded, PANEL * lanes(x)
+    one = splat(x, 1.0)
+    for u in range(0, P, V):
+        b, v = u // W, u % W
+        at = b * 3 * W + v
+        z = sigmoid(load(x, at + W) + load(h_gates, b * 2 * W + W + v) + load(units.bias, P + u))
+        n = tanh(load(x, at + 2 * W) + load(inner, u) + load(units.bias, 2 * P + u) + load(units.bias, 3 * P + u))
+        store(after, u, fma(z, load(before, u), (one - z) * n))
+        store(x, at + W, z)
+        store(x, at + 2 * W, n)
