@@ -29,6 +29,7 @@ LANES = {"f": vector_bits() // 32, "d": vector_bits() // 64}
 ROWS = 16 * TILE_ROWS  # output channels in a block
 PLANES = 64 << 20  # bytes of planes at a time: a batch is done in as many parts as that takes
 PARALLEL_WORK = 1 << 17  # multiply-adds
+FEW = 4  # outputs; with fewer, vectors of positions beat tiles of outputs
 
 
 def conv(arrays, params, train):
@@ -70,7 +71,7 @@ def _data_gradient(x, w, dz, params):
         m = choice.winograd_tile(x.shape[0], w.shape[0], w.shape[1], *x.shape[3:], False, params.algorithm) if min(before) >= 0 else 0
         if m:
             return run_winograd(m, dz, transformed(w, m, True), w.shape[1], before, x.shape, None, None, x)
-    if _is_flat(dz, w, params):
+    if _is_flat(dz, w, params) and w.shape[1] >= FEW:
         return run_pixels(transposed_plan(w.shape[0], w.shape, params, x.shape[3:]), dz, w, True, None, x.shape, None, x)
     return _run(_Plan.transposed(dz.shape, w.shape, params, x.shape), dz, w, None, x.shape, x)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from ...cpu._pool import parallel_for
 from ...cpu.jit import inline, kernel
-from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS, runs_tile, store_tile
+from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS, outer_tile, runs_tile, store_tile
 from ...cpu.simd import (
     gather_n,
     lanes,
@@ -35,6 +35,8 @@ from ..numba_activation import apply_activation
 from .numba_planes import _strides
 
 MR = TILE_ROWS
+SHORT_RUN = 32  # elements; from here on a run is read in place
+_packed_tile = outer_tile(TILE_ROWS, TILE_VECTORS)
 _tile, _store = runs_tile(TILE_ROWS, TILE_VECTORS), store_tile(TILE_ROWS, TILE_VECTORS)
 
 
@@ -105,6 +107,25 @@ def _write_block(sums, Kb, pixels, p0, TW, k0, outputs, bias, has_bias, act, slo
 
 
 @inline
+def _short_runs(source, where, pixels, run_offsets, runs, count, weights, panels, sums, Kb):
+    """Sums of short runs (few channels, one kernel row of them): a tile's runs are first copied one after another."""
+    V = lanes(source)
+    width = TILE_VECTORS * V
+    depth = runs * count
+    copied = offset(sums, (pixels + MR - 1) // MR * MR * Kb)
+    for p in range(0, pixels, MR):
+        for i in range(MR):
+            start = read(where, p + i)
+            for r in range(runs):
+                run = start + read(run_offsets, r)
+                for c in range(0, count, V):
+                    store(copied, i * depth + r * count + c, load_n(source, run + c, count - c))  # the next run covers what is too much
+        for panel in range(panels):
+            _store(_packed_tile(depth, copied, depth, 1, offset(weights, panel * depth * width), width, 0),
+                   offset(sums, p * Kb + panel * width), Kb, MR, width, False)
+
+
+@inline
 def _pixels_chunk(slot, chunk, blocks, block, parts, part, rows, image_size, pixel_h, pixel_w, runs, run_offsets, count, step, w,
                   panels, K, TH, TW, bias, has_bias, act, slope, y, yn, yk, yh, yw, scratch, scratch_size, places):
     V = lanes(rows)
@@ -125,6 +146,9 @@ def _pixels_chunk(slot, chunk, blocks, block, parts, part, rows, image_size, pix
         write(where, p, read(where, pixels - 1))  # the last tile is filled with copies
     source = offset(rows, image * image_size)
     Kb = here * width
+    if runs > 1 and count < SHORT_RUN:
+        _short_runs(source, where, pixels, run_offsets, runs, count, offset(w, first_panel * depth * width), here, sums, Kb)
+        here = 0
     for panel in range(here):
         weights = offset(w, (first_panel + panel) * depth * width)
         for p in range(0, pixels, MR):
@@ -134,13 +158,14 @@ def _pixels_chunk(slot, chunk, blocks, block, parts, part, rows, image_size, pix
     _write_block(sums, Kb, pixels, p0, TW, k0, min(Kb, K - k0), bias, has_bias, act, slope, offset(y, image * yn + k0 * yk), yk, yh, yw)
 
 
-@kernel("i R1 i i i L1 i R1 i i R1 i T W5 W1 L1")
-def convolve_pixels(pool, rows, image_size, pixel_h, pixel_w, run_offsets, count, w, block, part, bias, act, slope, y, scratch, places):
+@kernel("i R1 i i i L1 i R1 i i R1 i T W5 W1 i L1")
+def convolve_pixels(pool, rows, image_size, pixel_h, pixel_w, run_offsets, count, w, block, part, bias, act, slope, y, scratch,
+                    scratch_size, places):
     """y[n, k, oh, ow] = act(bias[k] + sum over runs and steps of rows[image n, pixel (oh, ow), run, step] * w[k, run, step]).
 
     Pixel (oh, ow) starts at oh * pixel_h + ow * pixel_w of its image; a run is ``count`` elements from run_offsets on.
-    block: pixels in a chunk; part: panels in a chunk. scratch: slots * (block + MR) * part panels' outputs; places:
-    slots * (block + MR).
+    block: pixels in a chunk; part: panels in a chunk. scratch: slots * scratch_size elements (see numba_pixels_plan.py);
+    places: slots * (block + MR).
     """
     N, K, _, TH, TW = y.shape
     yn, yk, _, yh, yw = _strides(y)
@@ -153,7 +178,7 @@ def convolve_pixels(pool, rows, image_size, pixel_h, pixel_w, run_offsets, count
         N * blocks * parts,
         (blocks, block, parts, part, pointer(rows), image_size, pixel_h, pixel_w, run_offsets.shape[0], pointer(run_offsets), count, 1,
          pointer(w), panels, K, TH, TW, pointer(bias), bias.shape[0] > 0, act, slope, pointer(y), yn, yk, yh, yw, pointer(scratch),
-         (block + MR) * part * width, pointer(places)),
+         scratch_size, pointer(places)),
     )
 
 

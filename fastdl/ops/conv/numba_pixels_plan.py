@@ -19,7 +19,7 @@ from ...cpu.workspace import workspace
 from ...packing import prepared
 from ..layout import empty_like_layout
 from ..numba_activation import code_of
-from .numba_pixels import convolve_pixels, gradient_pixels, weight_panels
+from .numba_pixels import SHORT_RUN, convolve_pixels, gradient_pixels, weight_panels
 from .numba_rows import pixel_rows
 
 LANES = {"f": vector_bits() // 32, "d": vector_bits() // 64}
@@ -126,7 +126,10 @@ def run(plan, x, w, swapped, bias, shape, act, like):
     step = max(1, min(N, IMAGES // (x.itemsize * image)))
     panels = -(-K // width)
     part = min(PART, panels)
-    scratch_size = slots * (BLOCK + TILE_ROWS) * part * width
+    # a chunk's sums, and the copied runs of a tile
+    depth = max((s.count * len(s.run_offsets) for s in plan.sums if s.count < SHORT_RUN), default=0)
+    share = (BLOCK + TILE_ROWS) * part * width + TILE_ROWS * depth + width
+    scratch_size = slots * share
     memory = workspace(scratch_size + step * image, x.dtype)
     places = np.empty(slots * (BLOCK + TILE_ROWS), np.int64)
     bias = NOTHING[char] if bias is None else np.ascontiguousarray(bias)
@@ -146,7 +149,7 @@ def run(plan, x, w, swapped, bias, shape, act, like):
             parts = max(-(-panels // part), min(panels, -(-4 * slots // (len(here) * blocks))) if pool else 1)
             convolve_pixels[char](pool, rows, image, plan.stride[0] * plan.size[1] * plan.channels, plan.stride[1] * plan.channels,
                                   s.run_offsets, s.count, weights, block, -(-panels // parts), bias, code, slope, target,
-                                  memory[:scratch_size], places)
+                                  memory[:scratch_size], share, places)
     return y
 
 
