@@ -15,7 +15,7 @@ import fastdl
 import fastdl.functional as F
 from fastdl.ops.layout import empty_like_layout, is_channels_last
 
-BACKENDS = ["reference"]
+BACKENDS = ["reference", "numba"]
 NDIMS = (1, 2, 3)
 KINDS = ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "lp_pool")
 each_backend = pytest.mark.parametrize("backend", BACKENDS)

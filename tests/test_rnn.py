@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fastdl
 import fastdl.functional as F
+from fastdl.cpu import parallel
 
 BACKENDS = ["reference", "numba"]
 GATES = {"rnn_tanh": 1, "rnn_relu": 1, "gru": 3, "lstm": 4}
@@ -137,6 +138,15 @@ SIZES = [(1, 1, 1, 1), (1, 4, 3, 5), (7, 1, 3, 17), (2, 3, 33, 16), (3, 17, 5, 3
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_sizes(backend, mode, case, steps, batch, features, hidden):
     run(mode, case, backend, "f4", steps=steps, batch=batch, features=features, hidden=hidden)
+
+
+@pytest.mark.parametrize("steps,batch,hidden", [(3, 1, 70), (2, 2, 36), (3, 5, 70), (2, 14, 40), (2, 33, 24)])
+@pytest.mark.parametrize("case", [PLAIN, {**BOTH, "layers": 1, "proj": 20}], ids=["plain", "both"])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_blocks(backend, mode, case, steps, batch, hidden):
+    """Units of several vectors, rows of several tiles, and what is left of each."""
+    run(mode, case, backend, "f4", steps=steps, batch=batch, features=7, hidden=hidden)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -327,6 +337,39 @@ def test_dropout_rate_and_mean(backend, rate):
     np.testing.assert_allclose(y[~dropped], first[~dropped] / (1 - rate), rtol=1e-12)
     assert abs(share - rate) < 0.02
     assert abs(y.mean() / first.mean() - 1) < 0.03
+
+
+# ------------------------------------------------------------------------------------------------ threads
+@pytest.mark.parametrize("lengths", [False, True])
+@pytest.mark.parametrize("steps,batch", [(6, 1), (4, 3), (3, 33)])
+@pytest.mark.parametrize("mode,extra", [*((m, {}) for m in MODES), ("gru", {"linear_before_reset": False}), ("lstm", {"proj": 5})])
+def test_any_number_of_threads(mode, extra, steps, batch, lengths, monkeypatch):
+    """The same bits, however rows and units are split."""
+    from fastdl.ops.rnn import numba_plan
+
+    extra = dict(extra)
+    x, hx, params = make(mode, steps=steps, batch=batch, features=7, hidden=40, layers=2, bidirectional=True, proj=extra.pop("proj", 0))
+    options = {"num_layers": 2, "bidirectional": True, "lengths": some_lengths(steps, batch) if lengths else None, **extra}
+
+    def leaves(values):
+        return [leaf for v in values for leaf in (leaves(v) if isinstance(v, (tuple, list)) else [v])]
+
+    def run():
+        with fastdl.use_backend("numba"):
+            y, pullback = fastdl.vjp(getattr(F, mode), x, hx, params, **options)
+            return leaves([y, pullback(y), getattr(F, mode)(x, hx, params, **options)])
+
+    threads = parallel.get_num_threads()
+    try:
+        parallel.set_num_threads(1)
+        want = run()
+        for n, at_least in [(2, 1), (3, 1), (5, 1), (2, 1 << 12)]:
+            parallel.set_num_threads(n)
+            monkeypatch.setattr(numba_plan, "SPLIT_STEP", at_least)
+            for got, expected in zip(run(), want, strict=True):
+                np.testing.assert_array_equal(got, expected)
+    finally:
+        parallel.set_num_threads(threads)
 
 
 # ------------------------------------------------------------------------------------------------ the pullback

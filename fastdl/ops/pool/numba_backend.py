@@ -1,0 +1,287 @@
+"""Pooling on the CPU: from params to a plan (numba_windows.py) and the kernel for the memory at hand.
+
+Rows (N, C, D, H, W) and pixels (N, D, H, W, C) are both taken as they are; other memory is copied into rows first.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+
+from ...cpu import parallel
+from ...cpu.workspace import workspace
+from ..layout import is_channels_last
+from . import reference
+from .geometry import AdaptiveParams
+from .numba_pixels import collect_pixels, max_pixels, mean_pixels, search_pixels, spread_pixels
+from .numba_rows import MAX, MEAN
+from .numba_scatter import collect_evenly, scatter, scatter_pairs
+from .numba_search import indices, search_by_cells, search_evenly
+from .numba_spread import spread_by_cells, spread_evenly
+from .numba_windows import CELLS, SLACK, Plan, adaptive_windows, windows
+
+PARALLEL_WORK = 1 << 16  # elements of the input: below that one thread is done before a second one has started
+NOTHING = {c: np.empty(0, c) for c in "fd"}
+NO_PLACES = np.empty(0, np.uint8), np.empty(0, np.int64)
+
+
+# ------------------------------------------------------------------------------------------------ plans
+def _make_plan(size, params, char):
+    if isinstance(params, AdaptiveParams):
+        return Plan(tuple(map(adaptive_windows, size, params.out)), char)
+    before = (p[0] for p in params.padding)
+    axes = map(windows, size, params.out, params.window, params.stride, before, params.dilation)
+    return Plan(tuple(a._replace(divisor=_divisor(a, axis, params)) for axis, a in enumerate(axes)), char)
+
+
+def _divisor(axis, number, params):
+    """One dimension's factor of what a window's sum is divided by."""
+    if params.divisor_override is not None:
+        return np.full(axis.out, params.divisor_override if number == 2 else 1)
+    if params.norm:
+        # torch takes the mean times the whole window's size, so windows cut off by ceil_mode weigh as much as whole ones
+        return axis.count / axis.window
+    if params.count_include_pad:
+        # with ceil_mode the last window may reach beyond the padding; what lies there never counts
+        return np.minimum(axis.origin + axis.window, axis.size + params.padding[number][1]) - axis.origin
+    return axis.count
+
+
+_remembered = functools.lru_cache(maxsize=256)(_make_plan)
+
+
+def _plan(x, params) -> Plan:
+    size = x.shape[2:]
+    # the tables of a very long row are not worth remembering
+    return (_remembered if max(size) < 1 << 16 else _make_plan)(size, params, x.dtype.char)
+
+
+# ------------------------------------------------------------------------------------------------ memory
+def _readable(x, channels_last):
+    """x, or a copy where kernels cannot read it: the innermost dimension has gaps, or strides are no whole elements."""
+    n, itemsize = x.strides, x.itemsize
+    if (not channels_last and n[4] != itemsize and x.shape[4] > 1) or (n[0] | n[1] | n[2] | n[3] | n[4]) % itemsize:
+        return np.array(x, order="C")
+    return x
+
+
+def _new(shape, dtype, channels_last):
+    """An uninitialised array (N, C, D, H, W), in the layout asked for."""
+    if channels_last:
+        n, channels, depth, height, width = shape
+        return np.empty((n, depth, height, width, channels), dtype).transpose(0, 4, 1, 2, 3)
+    return np.empty(shape, dtype)
+
+
+def _dense(g, channels_last):
+    """g without gaps, in the layout asked for."""
+    if not channels_last:
+        return np.ascontiguousarray(g)
+    return np.ascontiguousarray(g.transpose(0, 2, 3, 4, 1)).transpose(0, 4, 1, 2, 3)
+
+
+def _as_rows(x, plan):
+    """A view of x that has long rows, or many of them in a plane, and the plan for it."""
+    n, channels, D, H, W = x.shape
+    if plan.flat is not None:
+        _, _, sd, sh, sw = x.strides
+        if sw == x.itemsize and (H == 1 or sh == W * sw) and (D == 1 or sd == H * W * sw):
+            x, plan = x.reshape(n, channels, 1, 1, D * H * W), plan.flat
+    if plan.is_line:
+        x, plan = x.transpose(0, 2, 3, 1, 4), plan.upright(channels)
+    return x, plan
+
+
+def _scratch(elements, dtype):
+    return workspace(elements, dtype) if elements else NOTHING[dtype.char]
+
+
+def _threads(elements):
+    """The pool for a call on so many elements, and how many threads that is."""
+    pool = parallel.pool() if elements > PARALLEL_WORK else 0
+    return pool, parallel.get_num_threads() if pool else 1
+
+
+# ------------------------------------------------------------------------------------------------ forward
+def _reduce(x, plan, of_rows, of_pixels):
+    dtype, last = x.dtype, is_channels_last(x)
+    y = _new(x.shape[:2] + plan.out, dtype, last)
+    if not y.size:
+        return y
+    if plan.identity:
+        y[...] = x
+        return y
+    x = _readable(x, last)
+    pool, slots = _threads(x.size)
+    if last:
+        of_pixels[dtype.char](pool, x, plan.forward, plan.divisors, y)
+    else:
+        x, plan = _as_rows(x, plan)
+        way, segment, block, pitch = plan.reduce_way
+        scratch = _scratch(slots * block * pitch, dtype)
+        of_rows[way][dtype.char](pool, x, plan.forward, segment, block, pitch, plan.divisors, scratch, y)
+    return y
+
+
+def _search(x, plan):
+    """Maxima, and their places as a pair (narrow, wide) of flat arrays in y's order, one of them empty."""
+    dtype, last = x.dtype, is_channels_last(x)
+    y = _new(x.shape[:2] + plan.out, dtype, last)
+    room = y.size + SLACK
+    places = (NO_PLACES[0], np.empty(room, np.int64)) if plan.wide else (np.empty(room, np.uint8), NO_PLACES[1])
+    if not y.size:
+        return y, places
+    x = _readable(x, last)
+    pool, slots = _threads(x.size)
+    if last:
+        search_pixels[dtype.char](pool, x, plan.forward, y, *places)
+    else:
+        x, view = _as_rows(x, plan)
+        way, segment, block, pitch = view.search_way
+        scratch = _scratch(slots * block * pitch * view.axes[0].window * view.axes[1].window, dtype)
+        search = search_by_cells if way == CELLS else search_evenly
+        search[dtype.char](pool, x, view.forward, segment, block, pitch, scratch, y, *places)
+        if plan.empty is not None:  # cells that meet no element
+            y[:, :, plan.empty] = -np.inf
+            for memory, nowhere in zip(places, (255, -1), strict=True):
+                memory[: y.size].reshape(-1, *plan.out)[:, plan.empty] = nowhere
+    return y, places
+
+
+def _indices(y, plan, places, last):
+    """The int64 indices that places stand for, in y's shape and layout."""
+    index = _new(y.shape, np.int64, last)
+    if y.size:
+        n, channels, depth, height, _ = y.shape
+        rows, inner = (n * depth * height, channels) if last else (n * channels * depth * height, 1)
+        indices["f"](_threads(y.size)[0], rows, inner, plan.forward, *places, index)
+    return index
+
+
+def _largest(x, plan, return_indices, train):
+    if not (return_indices or train):
+        return _reduce(x, plan, MAX, max_pixels), None
+    y, places = _search(x, plan)
+    if return_indices:
+        y = y, _indices(y, plan, places, is_channels_last(x))
+    return y, places if train else None
+
+
+# ------------------------------------------------------------------------------------------------ backward
+def _spread(g, x, plan):
+    """Each cell's gradient, divided by what its sum was divided by, to every element of its window."""
+    dtype, last = x.dtype, is_channels_last(x)
+    dx = _new(x.shape, dtype, last)
+    if not g.size or plan.identity:
+        dx[...] = g if g.size else 0
+        return dx
+    g = _dense(g, last)
+    pool, slots = _threads(dx.size)
+    if last:
+        spread_pixels[dtype.char](pool, g, plan.backward, *NO_PLACES, plan.weights, dx)
+    else:
+        rows, plan = _as_rows(dx, plan)
+        way, segment, block, pitch = plan.spread_way
+        scratch = _scratch(slots * block * pitch, dtype)
+        spread = spread_by_cells if way == CELLS else spread_evenly
+        spread[dtype.char](pool, g, plan.backward, segment, block, pitch, plan.weights, scratch, rows)
+    return dx
+
+
+def _to_maxima(g, x, plan, places):
+    """Each cell's gradient to the element it was taken from."""
+    dtype, last = x.dtype, is_channels_last(x)
+    dx = _new(x.shape, dtype, last)
+    if g is None or not g.size:
+        dx[...] = 0
+        return dx
+    g = _dense(g, last)
+    pool, slots = _threads(dx.size)
+    if last:
+        collect_pixels[dtype.char](pool, g, plan.backward, *places, plan.weights, dx)
+    elif plan.pairs:
+        scatter_pairs[dtype.char](pool, g, plan.forward, plan.alone, *places, dx)
+    elif plan.collect_way is None:
+        scatter[dtype.char](pool, g, plan.forward, plan.alone, *places, dx)
+    else:
+        n = slots * plan.collect_way[-1]
+        scratch = workspace(n + n // dtype.itemsize + SLACK, dtype)
+        collect_evenly[dtype.char](pool, g, plan.backward, *plan.collect_way, places[0], dx, scratch[:n], scratch[n:].view(np.uint8))
+    return dx
+
+
+# ------------------------------------------------------------------------------------------------ kernels
+def max_pool(arrays, params, train):
+    (x,) = arrays
+    plan = _plan(x, params)
+    if plan.cells >= 1 << 31:  # places are counted in lanes of 32 bits
+        return reference.max_pool(arrays, params, train)
+    return _largest(x, plan, params.return_indices, train)
+
+
+def max_pool_backward(grad, arrays, saved, params, needs):
+    if not needs[0]:
+        return (None,)
+    if type(saved) is np.ndarray:
+        return reference.max_pool_backward(grad, arrays, saved, params, needs)
+    (x,) = arrays
+    return (_to_maxima(grad[0] if params.return_indices else grad, x, _plan(x, params), saved),)
+
+
+def adaptive_max_pool(arrays, params, train):
+    (x,) = arrays
+    plan = _plan(x, params)
+    if plan.cells >= 1 << 31:
+        return reference.adaptive_max_pool(arrays, params, train)
+    return _largest(x, plan, params.return_indices, train)
+
+
+adaptive_max_pool_backward = max_pool_backward
+
+
+def avg_pool(arrays, params, train):
+    (x,) = arrays
+    return _reduce(x, _plan(x, params), MEAN, mean_pixels), None
+
+
+def avg_pool_backward(grad, arrays, saved, params, needs):
+    if not needs[0]:
+        return (None,)
+    (x,) = arrays
+    return (_spread(grad, x, _plan(x, params)),)
+
+
+adaptive_avg_pool = avg_pool
+adaptive_avg_pool_backward = avg_pool_backward
+
+
+@reference._quiet
+def lp_pool(arrays, params, train):
+    (x,) = arrays
+    plan, last = _plan(x, params), is_channels_last(x)
+    if params.norm == math.inf:
+        return _largest(_dense(np.abs(x), last), plan, False, train)
+    total = _reduce(_dense(reference._power(x, params.norm), last), plan, MEAN, mean_pixels)
+    y = reference._power(total, 1 / params.norm)
+    if y is total and train:
+        y = total.copy(order="K")
+    return y, total if train else None
+
+
+@reference._quiet
+def lp_pool_backward(grad, arrays, saved, params, needs):
+    if not needs[0]:
+        return (None,)
+    (x,) = arrays
+    plan, p = _plan(x, params), params.norm
+    if p == math.inf:
+        dx = _to_maxima(grad, x, plan, saved)
+        dx *= reference._sign(x)
+        return (dx,)
+    # torch's formula: its slope is 0 at a total of 0, and where the total is NaN
+    dtotal = np.where(saved == 0, 0, grad * reference._power(saved, 1 / p - 1) / p * ~np.isnan(saved))
+    dx = _spread(dtotal, x, plan)
+    dx *= p * reference._power(x, p - 1)
+    return (dx,)

@@ -1,0 +1,359 @@
+"""Maxima and sums over windows where memory holds rows (N, C, D, H, W).
+
+A window is a box, so its rows are taken first: element by element, a row of the output gets the maximum (sum) of the
+input's rows that its windows lie over. Then one of three ways along that row:
+
+    by pairs  windows two wide, side by side, without padding: two vectors of rows make one of cells
+    evenly    a vector of cells at a time: offset k of their windows is one vector, every stride-th element from k on
+    by cells  cell by cell, a vector of the window's elements at a time: uneven windows, and few long ones
+
+The last two keep a block of such rows, with padding around them, in scratch memory that stays in L1.
+
+Outputs are written a whole vector at a time, beyond a row's end too: that memory is the next row's, which the same
+thread writes after it. Only the end of a thread's share needs care.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ...cpu._pool import parallel_for
+from ...cpu.jit import always_inline, inline, kernel
+from ...cpu.simd import gather, hmax, hsum, lanes, load, load_n, maximum, offset, pointer, read, splat, store, write
+from .numba_lanes import deinterleave, load_alternate, load_up_to, store_up_to
+from .numba_windows import BEFORE, COUNT, DILATION, FIRST, OUT, SIZE, STRIDE, WINDOW
+
+SHARE = 1 << 14  # elements of the input that a thread takes at a time
+
+
+@inline
+def add(a, b):
+    return a + b
+
+
+@inline
+def larger_number(a, b):
+    """For numbers what ``maximum`` is for vectors."""
+    return b if b > a or b != b else a
+
+
+@inline
+def keep(v, weight, counts, i):
+    return v
+
+
+@inline
+def mean(v, weight, counts, i):
+    return v / (splat(v, weight) * load(counts, i))
+
+
+@inline
+def keep_number(a, weight, counts, i):
+    return a
+
+
+@inline
+def mean_number(a, weight, counts, i):
+    return a / (weight * read(counts, i))
+
+
+@inline
+def rest_again(p, i, n):
+    """The last vector of n elements; those before i are taken twice, which a maximum allows."""
+    return load(p, n - lanes(p))
+
+
+@inline
+def rest_only(p, i, n):
+    return load_n(p, i, n - i)
+
+
+@always_inline
+def fill(p, start, end, value):
+    """p[start:end] = value, a whole vector at a time: up to lanes - 1 elements more."""
+    for i in range(start, end, lanes(p)):
+        store(p, i, splat(p, value))
+
+
+@inline
+def visible(begin, length, size):
+    """Which of ``length`` elements from ``begin`` on lie in a row of ``size``: from low to high - 1."""
+    low = min(length, max(0, -begin))
+    return low, max(low, min(length, size - begin))
+
+
+@inline
+def position(r, H, D):
+    """Row r of all as its number in the plane, slice and plane."""
+    return r % H, r // H % D, r // (H * D)
+
+
+@inline
+def next_position(h, d, plane, rows, H, D):
+    """The same, that many rows on, without a division; rows must not go beyond the plane."""
+    if h + rows < H:
+        return h + rows, d, plane
+    return (0, d + 1, plane) if d + 1 < D else (0, 0, plane + 1)
+
+
+# ------------------------------------------------------------------------------------------------ forward
+def reduction(combine, combine_numbers, across, rest, empty, finish, finish_number):
+    """The body of a kernel that takes some rows of the output. ``empty`` is what a window without elements gives."""
+
+    @inline
+    def together(x, nd, sd, first, count, dh, sh, rows, low, high, length, target, pitch):
+        """Rows of the target, one for each of ``rows`` entries of first and count: a padded row of windows' columns.
+
+        x: the element at ``low`` of row 0.
+        """
+        V = lanes(x)
+        n = high - low
+        for j in range(rows):
+            nh, top, row = read(count, j), offset(x, read(first, j) * sh), offset(target, j * pitch)
+            if nd * nh == 0:
+                fill(row, 0, length, empty)
+                continue
+            fill(row, 0, low, empty)
+            row = offset(row, low)
+            i = 0
+            while i < n:
+                if n >= V:
+                    i = min(i, n - V)
+                p = offset(top, i)
+                a = load_up_to(top, i, n)
+                if nd == 1 and nh == 3 and n >= V:  # the usual window, without a loop
+                    a = combine(combine(a, load(p, dh)), load(p, 2 * dh))
+                else:
+                    h = 1
+                    for d in range(nd):
+                        while h < nh:
+                            a = combine(a, load_up_to(p, d * sd + h * dh, n))
+                            h += 1
+                        h = 0
+                store(row, i, a)
+                i += V
+            fill(row, n, length - low, empty)
+
+    @inline
+    def along(source, pitch, rows, n, window, stride, dilation, weight, counts_h, counts, y, y_pitch, room):
+        """n cells of each of some padded rows; y has room for ``room`` elements."""
+        V = lanes(source)
+        for j in range(rows):
+            scale = weight * read(counts_h, j)
+            left = room - j * y_pitch
+            row, target = offset(source, j * pitch), offset(y, j * y_pitch)
+            for o in range(0, n, V):
+                p = offset(row, o * stride)
+                if stride == 1:
+                    a = load(p, 0)
+                    if window == 3:
+                        a = combine(combine(a, load(p, dilation)), load(p, 2 * dilation))
+                    else:
+                        for k in range(1, window):
+                            a = combine(a, load(p, k * dilation))
+                elif stride == 2:
+                    a = load_alternate(p, 0)
+                    if window == 3:
+                        a = combine(combine(a, load_alternate(p, dilation)), load_alternate(p, 2 * dilation))
+                    else:
+                        for k in range(1, window):
+                            a = combine(a, load_alternate(p, k * dilation))
+                else:
+                    a = gather(row, o * stride, stride)
+                    for k in range(1, window):
+                        a = combine(a, gather(p, k * dilation, stride))
+                store_up_to(target, o, finish(a, scale, counts, o), left - o)
+
+    @inline
+    def pairs(x, nd, sd, first, count, dh, sh, rows, n, weight, counts_h, counts, y, room):
+        """n cells of each of some rows, each cell two wide."""
+        V = lanes(x)
+        for j in range(rows):
+            nh, top, target = read(count, j), offset(x, read(first, j) * sh), offset(y, j * n)
+            scale, left = weight * read(counts_h, j), room - j * n
+            if nd * nh == 0:
+                for o in range(n):
+                    write(target, o, empty)
+                continue
+            o = 0
+            while o < n:
+                if n >= V:
+                    o = min(o, n - V)
+                i, half = 2 * o, 2 * o + V
+                a, b = load_up_to(top, i, 2 * n), load_up_to(top, half, 2 * n - V)
+                h = 1
+                for d in range(nd):
+                    while h < nh:
+                        p = offset(top, d * sd + h * dh)
+                        a, b = combine(a, load_up_to(p, i, 2 * n)), combine(b, load_up_to(p, half, 2 * n - V))
+                        h += 1
+                    h = 0
+                a, b = deinterleave(a, b)
+                store_up_to(target, o, finish(combine(a, b), scale, counts, o), left - o)
+                o += V
+
+    @inline
+    def one_by_one(source, pitch, rows, begin, first, count, n, weight, counts_h, counts, y, y_pitch):
+        """n cells of each of some rows, the first element of which is number ``begin`` of the input's row."""
+        V = lanes(source)
+        for j in range(rows):
+            scale = weight * read(counts_h, j)
+            for o in range(n):
+                m, p = read(count, o), offset(source, j * pitch + read(first, o) - begin)
+                if m < V:
+                    s = read(p, 0)
+                    for i in range(1, m):
+                        s = combine_numbers(s, read(p, i))
+                else:
+                    a = load(p, 0)
+                    i = V
+                    if m >= 4 * V:
+                        b, c, e = load(p, V), load(p, 2 * V), load(p, 3 * V)
+                        i = 4 * V
+                        while i + 4 * V <= m:
+                            a, b = combine(a, load(p, i)), combine(b, load(p, i + V))
+                            c, e = combine(c, load(p, i + 2 * V)), combine(e, load(p, i + 3 * V))
+                            i += 4 * V
+                        a = combine(combine(a, b), combine(c, e))
+                    while i + V <= m:
+                        a = combine(a, load(p, i))
+                        i += V
+                    if i < m:
+                        a = combine(a, rest(p, i, m))
+                    s = across(a)
+                write(y, j * y_pitch + o, finish_number(s, scale, counts, o))
+
+    @inline
+    def by_pairs(slot, index, share, total, x, sn, sc, sd, sh, channels, plan, segment, block, pitch, counts, y, scratch):
+        OD, OH, OW = read(plan, OUT), read(plan, OUT + 1), read(plan, OUT + 2)
+        first_d, count_d = offset(plan, read(plan, FIRST)), offset(plan, read(plan, COUNT))
+        first_h, count_h = offset(plan, read(plan, FIRST + 1)), offset(plan, read(plan, COUNT + 1))
+        dd, dh = read(plan, DILATION) * sd, read(plan, DILATION + 1) * sh
+        r, end = index * share, min(total, (index + 1) * share)
+        oh, od, plane = position(r, OH, OD)
+        while r < end:
+            rows = min(OH - oh, end - r)
+            top = offset(x, plane // channels * sn + plane % channels * sc + read(first_d, od) * sd)
+            pairs(top, read(count_d, od), dd, offset(first_h, oh), offset(count_h, oh), dh, sh, rows, OW, read(counts, od),
+                  offset(counts, OD + oh), offset(counts, OD + OH), offset(y, r * OW), (end - r) * OW)
+            oh, od, plane = next_position(oh, od, plane, rows, OH, OD)
+            r += rows
+
+    @inline
+    def evenly(slot, index, share, total, x, sn, sc, sd, sh, channels, plan, segment, block, pitch, counts, y, scratch):
+        OD, OH, OW, W = read(plan, OUT), read(plan, OUT + 1), read(plan, OUT + 2), read(plan, SIZE + 2)
+        window, stride, dilation, before = read(plan, WINDOW + 2), read(plan, STRIDE + 2), read(plan, DILATION + 2), read(plan, BEFORE + 2)
+        first_d, count_d = offset(plan, read(plan, FIRST)), offset(plan, read(plan, COUNT))
+        first_h, count_h = offset(plan, read(plan, FIRST + 1)), offset(plan, read(plan, COUNT + 1))
+        dd, dh = read(plan, DILATION) * sd, read(plan, DILATION + 1) * sh
+        buffer = offset(scratch, slot * (block * pitch))
+        r, end = index * share, min(total, (index + 1) * share)
+        oh, od, plane = position(r, OH, OD)
+        while r < end:
+            rows = min(min(OH - oh, end - r), block)
+            top = offset(x, plane // channels * sn + plane % channels * sc + read(first_d, od) * sd)
+            o = 0
+            while o < OW:
+                n = min(segment, OW - o)
+                begin = o * stride - before
+                length = (n - 1) * stride + (window - 1) * dilation + 1
+                low, high = visible(begin, length, W)
+                together(offset(top, begin + low), read(count_d, od), dd, offset(first_h, oh), offset(count_h, oh), dh, sh, rows,
+                         low, high, length, buffer, pitch)
+                along(buffer, pitch, rows, n, window, stride, dilation, read(counts, od), offset(counts, OD + oh),
+                      offset(counts, OD + OH + o), offset(y, r * OW + o), OW, (end - r) * OW - o)
+                o += segment
+            oh, od, plane = next_position(oh, od, plane, rows, OH, OD)
+            r += rows
+
+    @inline
+    def by_cells(slot, index, share, total, x, sn, sc, sd, sh, channels, plan, segment, block, pitch, counts, y, scratch):
+        OD, OH, OW, W = read(plan, OUT), read(plan, OUT + 1), read(plan, OUT + 2), read(plan, SIZE + 2)
+        first_d, count_d = offset(plan, read(plan, FIRST)), offset(plan, read(plan, COUNT))
+        first_h, count_h = offset(plan, read(plan, FIRST + 1)), offset(plan, read(plan, COUNT + 1))
+        first_w, count_w = offset(plan, read(plan, FIRST + 2)), offset(plan, read(plan, COUNT + 2))
+        dd, dh, stride_h = read(plan, DILATION) * sd, read(plan, DILATION + 1) * sh, read(plan, STRIDE + 1) * sh
+        buffer = offset(scratch, slot * (block * pitch))
+        r, end = index * share, min(total, (index + 1) * share)
+        oh, od, plane = position(r, OH, OD)
+        while r < end:
+            rows = min(min(OH - oh, end - r), block)
+            top = offset(x, plane // channels * sn + plane % channels * sc + read(first_d, od) * sd)
+            o = 0
+            while o < OW:
+                n = min(segment, OW - o)
+                begin = read(first_w, o)
+                length = read(first_w, o + n - 1) + read(count_w, o + n - 1) - begin
+                source, source_pitch = buffer, pitch
+                if pitch > 0:
+                    low, high = visible(begin, length, W)
+                    together(offset(top, begin + low), read(count_d, od), dd, offset(first_h, oh), offset(count_h, oh), dh, sh, rows,
+                             low, high, length, buffer, pitch)
+                else:  # windows one row high: that row is read in place
+                    source, source_pitch = offset(top, begin + read(first_h, oh) * sh), stride_h
+                one_by_one(source, source_pitch, rows, begin, offset(first_w, o), offset(count_w, o), n, read(counts, od),
+                           offset(counts, OD + oh), offset(counts, OD + OH + o), offset(y, r * OW + o), OW)
+                o += segment
+            oh, od, plane = next_position(oh, od, plane, rows, OH, OD)
+            r += rows
+
+    return by_pairs, evenly, by_cells
+
+
+_max_by_pairs, _max_evenly, _max_by_cells = reduction(maximum, larger_number, hmax, rest_again, -math.inf, keep, keep_number)
+_mean_by_pairs, _mean_evenly, _mean_by_cells = reduction(add, add, hsum, rest_only, 0.0, mean, mean_number)
+
+
+@inline
+def _arguments(x, plan, segment, block, pitch, counts, scratch, y):
+    """How many shares there are, and the arguments of each."""
+    size = x.itemsize
+    rows = y.shape[0] * y.shape[1] * y.shape[2] * y.shape[3]
+    share = max(1, SHARE * rows // max(1, x.size))
+    return (rows + share - 1) // share, (
+        share, rows, pointer(x), x.strides[0] // size, x.strides[1] // size, x.strides[2] // size, x.strides[3] // size, x.shape[1],
+        pointer(plan), segment, block, pitch, pointer(counts), pointer(y), pointer(scratch))
+
+
+# max_*: y[cell] = the largest element of its window. mean_*: the sum of its window, divided by the product of divisors[od],
+# divisors[D + oh] and divisors[D + H + ow].
+#
+# x: rows without gaps. y: (N, C, D, H, W) without gaps. plan, segment, block, pitch, divisors (those of maxima are not used):
+# of a Plan. scratch: block * pitch elements for each thread.
+@kernel("i R5 L1 i i i R1 W1 W5")
+def max_by_pairs(pool, x, plan, segment, block, pitch, divisors, scratch, y):
+    shares, arguments = _arguments(x, plan, segment, block, pitch, divisors, scratch, y)
+    parallel_for(pool, _max_by_pairs, shares, arguments)
+
+
+@kernel("i R5 L1 i i i R1 W1 W5")
+def max_evenly(pool, x, plan, segment, block, pitch, divisors, scratch, y):
+    shares, arguments = _arguments(x, plan, segment, block, pitch, divisors, scratch, y)
+    parallel_for(pool, _max_evenly, shares, arguments)
+
+
+@kernel("i R5 L1 i i i R1 W1 W5")
+def max_by_cells(pool, x, plan, segment, block, pitch, divisors, scratch, y):
+    shares, arguments = _arguments(x, plan, segment, block, pitch, divisors, scratch, y)
+    parallel_for(pool, _max_by_cells, shares, arguments)
+
+
+@kernel("i R5 L1 i i i R1 W1 W5")
+def mean_by_pairs(pool, x, plan, segment, block, pitch, divisors, scratch, y):
+    shares, arguments = _arguments(x, plan, segment, block, pitch, divisors, scratch, y)
+    parallel_for(pool, _mean_by_pairs, shares, arguments)
+
+
+@kernel("i R5 L1 i i i R1 W1 W5")
+def mean_evenly(pool, x, plan, segment, block, pitch, divisors, scratch, y):
+    shares, arguments = _arguments(x, plan, segment, block, pitch, divisors, scratch, y)
+    parallel_for(pool, _mean_evenly, shares, arguments)
+
+
+@kernel("i R5 L1 i i i R1 W1 W5")
+def mean_by_cells(pool, x, plan, segment, block, pitch, divisors, scratch, y):
+    shares, arguments = _arguments(x, plan, segment, block, pitch, divisors, scratch, y)
+    parallel_for(pool, _mean_by_cells, shares, arguments)
+
+
+MAX, MEAN = (max_by_pairs, max_evenly, max_by_cells), (mean_by_pairs, mean_evenly, mean_by_cells)  # by way

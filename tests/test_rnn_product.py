@@ -1,0 +1,63 @@
+"""The products of the recurrent kernels: right at every remainder, the same bits for every number of rows, nothing spilled."""
+
+import re
+
+import numpy as np
+import pytest
+from checker import assert_close
+
+from fastdl.cpu.features import registers, vector_bits
+from fastdl.cpu.jit import assembly, kernel
+from fastdl.cpu.simd import pointer
+from fastdl.ops.rnn.numba_product import PANEL, blocks_of, pack, product
+
+
+@kernel("R2 i i R1 W2")
+def multiply(a, first, last, packed, out):
+    product(pointer(a), a.shape[1], a.shape[0], a.shape[1], pointer(packed), first, last, pointer(out), out.shape[1])
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("gates,units,k", [(1, 1, 1), (3, 37, 5), (4, 20, 33), (2, 16, 0)])
+def test_every_number_of_rows(gates, units, k, dtype):
+    rng = np.random.default_rng(0)
+    a, w = rng.standard_normal((30, k)).astype(dtype), rng.standard_normal((gates * units, k)).astype(dtype)
+    lanes = vector_bits() // (8 * w.itemsize)
+    blocks, width = blocks_of(units, lanes), PANEL * lanes
+    char = a.dtype.char
+    packed = np.full(blocks * gates * width * k + 1, np.nan, dtype)
+    pack[char](0, w, gates, packed)
+    want = np.zeros((30, gates, blocks * width))
+    want[:, :, :units] = (a.astype("f8") @ w.T.astype("f8")).reshape(30, gates, units)
+    want = want.reshape(30, gates, blocks, width).swapaxes(1, 2).reshape(30, -1)
+    whole = np.full(want.shape, np.nan, dtype)
+    multiply[char](a, 0, blocks * gates, packed, whole)
+    assert_close(whole, want, "sum", max(k, 1))
+    for m in range(30):
+        out = np.full((m, want.shape[1]), np.nan, dtype)
+        half = blocks * gates // 2
+        multiply[char](a[:m], 0, half, packed, out)
+        assert np.isnan(out[:, half * width:]).all()
+        multiply[char](a[:m], half, blocks * gates, packed, out)
+        np.testing.assert_array_equal(out, whole[:m])
+
+
+def test_loops_do_not_spill():
+    """In every loop of the machine code that multiplies, no vector register goes to or comes from the stack."""
+    if vector_bits() > 256 and registers() < 32:
+        # a width that the machine does not have is cut in two: twice the registers, which it does not have either
+        return
+    lines = assembly(multiply, "f").splitlines()
+    labels = {m.group(1): i for i, line in enumerate(lines) if (m := re.match(r"(\.?L\w+):", line))}
+    loops = 0
+    for i, line in enumerate(lines):
+        m = re.match(r"\s+(?:j\w+|b[.\w]*|cbn?z\s+\w+,)\s+(\.?L\w+)$", line)
+        if not m or labels.get(m.group(1), i) >= i:
+            continue
+        body = lines[labels[m.group(1)] : i]
+        inner = not any(re.match(r"\.?L\w+:", x) for x in body[1:])
+        if inner and sum("fmadd" in x or "fmla" in x for x in body) >= 8:
+            loops += 1
+            spills = [x for x in body if re.search(r"[xyz]mm|\bq\d+|\bv\d+", x) and re.search(r"\(%rsp|-\d+\(%rbp\)|\[sp", x)]
+            assert not spills, spills
+    assert loops >= 4, "the tiles' loops were not found in the assembly"
