@@ -79,8 +79,9 @@ class Kernel(dict):
             if char in self:
                 return self[char]
             dispatcher = numba.njit(self.function, **_FLAGS)
-            dispatcher._cache = _DiskCache(self.name)
-            with _say_when_slow(f"{self.name.removeprefix('fastdl.ops.')} ({DTYPES[char]})"):
+            slow = _say_when_slow(f"{self.name.removeprefix('fastdl.ops.')} ({DTYPES[char]})")
+            dispatcher._cache = _DiskCache(self.name, slow.start)
+            with slow:
                 dispatcher.compile(tuple(_argument(token, char) for token in self.signature))
             dispatcher.disable_compile()
             self[char] = dispatcher
@@ -171,8 +172,8 @@ def _cache_key() -> str:
 class _DiskCache(_Cache):
     """Numba's cache interface over a file per entry point and signature."""
 
-    def __init__(self, name):
-        self._name = name
+    def __init__(self, name, on_miss=lambda: None):
+        self._name, self._on_miss = name, on_miss
 
     @property
     def cache_path(self):
@@ -186,9 +187,10 @@ class _DiskCache(_Cache):
         try:
             payload = self._path(sig).read_bytes()
         except OSError:
-            return None
+            payload = b""
         digest, data = payload[:32], payload[32:]
-        if hashlib.sha256(data).digest() != digest:  # half a file after a crash of the machine
+        if hashlib.sha256(data).digest() != digest:  # none, or half a file after a crash of the machine
+            self._on_miss()
             return None
         return CompileResult._rebuild(target_context, *pickle.loads(data))
 
@@ -234,15 +236,18 @@ class _say_when_slow:  # noqa: N801 - a context manager read as a phrase
     """Tell the user, after a second, what is being compiled, and how long it took when it is done."""
 
     def __init__(self, what):
-        self.what = what
+        self.what, self.said, self.timer = what, False, None
 
-    def __enter__(self):
-        self.start, self.said = time.perf_counter(), False
-        self.timer = None
+    def start(self):
+        """Called when there is something to compile: loading from the cache is not announced, however slow the disk."""
         if not _quiet:
+            self.begun = time.perf_counter()
             self.timer = threading.Timer(1.0, self.say)
             self.timer.daemon = True
             self.timer.start()
+
+    def __enter__(self):
+        return self
 
     def say(self):
         self.said = True
@@ -254,7 +259,7 @@ class _say_when_slow:  # noqa: N801 - a context manager read as a phrase
             self.timer.cancel()
             self.timer.join()
             if self.said:
-                print(f" {time.perf_counter() - self.start:.1f} s", file=sys.stderr, flush=True)
+                print(f" {time.perf_counter() - self.begun:.1f} s", file=sys.stderr, flush=True)
 
 
 def warmup(report=None) -> int:
