@@ -14,7 +14,7 @@ from ..matmul.numba_backend import LANES, multiply
 from .layout import GATES, Weights, dropout_apply, dropout_kept, join, split
 from .numba_cell import cell
 from .numba_gradient import backward
-from .numba_plan import SPLIT_STEP, places_of, plan_of, up_to_block
+from .numba_plan import SPLIT_PACK, SPLIT_STEP, places_of, plan_of, up_to_block
 from .numba_product import PANEL, pack
 from .numba_rows import gather, in_order, put_back, rows_of, scatter, states_before
 from .numba_sequence import W_H, W_R, W_X, forward, start
@@ -70,14 +70,14 @@ def _layer(x, h0, c0, weights, plan, rows, train, h_n, c_n) -> Trace:
     memory, at = workspace(size, x.dtype), places.tolist()
     none, no_states = _NOTHING[char, 1], _NOTHING[char, 2]
     for k, w in enumerate(weights):
-        pack[char](plan.pool, w.w_ih, plan.gates, memory[at[2 * W_X + k]:])
+        _pack(plan, w.w_ih, plan.gates, memory[at[2 * W_X + k]:])
         if plan.code == RESET_FIRST:
-            pack[char](plan.pool, w.w_hh[:2 * hidden], 2, memory[at[2 * W_H + k]:])
-            pack[char](plan.pool, w.w_hh[2 * hidden:], 1, memory[at[2 * W_R + k]:])
+            _pack(plan, w.w_hh[:2 * hidden], 2, memory[at[2 * W_H + k]:])
+            _pack(plan, w.w_hh[2 * hidden:], 1, memory[at[2 * W_R + k]:])
         else:
-            pack[char](plan.pool, w.w_hh, plan.gates, memory[at[2 * W_H + k]:])
+            _pack(plan, w.w_hh, plan.gates, memory[at[2 * W_H + k]:])
         if plan.projection:
-            pack[char](plan.pool, w.w_hr, 1, memory[at[2 * W_R + k]:])
+            _pack(plan, w.w_hr, 1, memory[at[2 * W_R + k]:])
         start[char](k, plan.code, plan.gates, hidden, plan.output, none if w.b_ih is None else w.b_ih, none if w.b_hh is None else w.b_hh,
                     w.peephole if peepholes else none, no_states if h0 is None else h0[k], no_states if c0 is None else c0[k],
                     rows.order, places, memory)
@@ -88,6 +88,10 @@ def _layer(x, h0, c0, weights, plan, rows, train, h_n, c_n) -> Trace:
                   plan.output, plan.projection, int(peepholes), rows.counts, rows.offsets, rows.order, places, x, memory, y, h_n, c_n,
                   kept_gates, kept)
     return Trace(x, y, kept_gates, kept)
+
+
+def _pack(plan, w, gates, out):
+    pack[w.dtype.char](plan.pool if w.size > SPLIT_PACK else 0, w, gates, out)
 
 
 # ------------------------------------------------------------------------------------------------ gradients of sequences
@@ -134,12 +138,12 @@ def _through_steps(dy, dh_n, dc_n, weights, before, trace, plan, rows):
         (n, 3 * peepholes, plan.padded), (n, batch, plan.padded), (n, batch * inner, plan.padded))
     for k, w in enumerate(weights):
         if reset_first:
-            pack[char](plan.pool, w.w_hh[:2 * hidden].T, 1, w_h[k])
-            pack[char](plan.pool, w.w_hh[2 * hidden:].T, 1, w_r[k])
+            _pack(plan, w.w_hh[:2 * hidden].T, 1, w_h[k])
+            _pack(plan, w.w_hh[2 * hidden:].T, 1, w_r[k])
         else:
-            pack[char](plan.pool, _by_state(w.w_hh, plan.is_gru, hidden).T, 1, w_h[k])
+            _pack(plan, _by_state(w.w_hh, plan.is_gru, hidden).T, 1, w_h[k])
         if plan.projection:
-            pack[char](plan.pool, w.w_hr.T, 1, w_r[k])
+            _pack(plan, w.w_hr.T, 1, w_r[k])
         if peepholes:
             _fill(peephole[k], w.peephole.reshape(3, hidden))
     _fill(first, before)

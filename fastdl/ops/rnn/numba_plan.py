@@ -16,6 +16,7 @@ from .numba_steps import CODES, GRU, RESET_FIRST
 
 # Measured: a step of fewer multiply-adds is done before a second thread has started on it.
 SPLIT_STEP = 1 << 17
+SPLIT_PACK = 1 << 16  # the same for the elements of a weight to be packed
 # Input rows that go through the input's weights together: enough to pay for reading these, few enough for their gates to
 # be in the cache when their steps come.
 ROWS_AT_ONCE = 48
@@ -68,7 +69,8 @@ def _plan(code, gates, hidden, projection, batch, steps, lanes, pool, slots, big
         if big_step and blocks > 1 and not projection and code != RESET_FIRST:
             split_units, chunk = 1, -(-blocks // min(2 * slots, blocks))
     elif slots > 1:
-        chunk = min(-(-batch // slots), MOST_ROWS)
+        # two for each thread, where that leaves them eight rows: sequences differ in length, and threads in what else they do
+        chunk = min(-(-batch // (2 * slots if batch >= 16 * slots else slots)), MOST_ROWS)
     together = max(1, min(steps, ROWS_AT_ONCE // max(1, batch if split_units else chunk)))
     padded, state = up_to_block(hidden, lanes), up_to_block(output, lanes)
     return Plan(code, gates, hidden, output, projection, padded, state, pool, slots, split_units, chunk, together)
