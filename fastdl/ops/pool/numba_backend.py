@@ -50,12 +50,12 @@ def _divisor(axis, number, params):
 
 
 _remembered = functools.lru_cache(maxsize=256)(_make_plan)
+_remembered_long = functools.lru_cache(maxsize=4)(_make_plan)  # tables as long as a very long row are
 
 
 def _plan(x, params) -> Plan:
     size = x.shape[2:]
-    # the tables of a very long row are not worth remembering
-    return (_remembered if max(size) < 1 << 16 else _make_plan)(size, params, x.dtype.char)
+    return (_remembered if max(size) < 1 << 16 else _remembered_long)(size, params, x.dtype.char)
 
 
 # ------------------------------------------------------------------------------------------------ memory
@@ -100,8 +100,7 @@ def _scratch(elements, dtype):
 
 def _threads(elements):
     """The pool for a call on so many elements, and how many threads that is."""
-    pool = parallel.pool() if elements > PARALLEL_WORK else 0
-    return pool, parallel.get_num_threads() if pool else 1
+    return parallel.team() if elements > PARALLEL_WORK else (0, 1)
 
 
 # ------------------------------------------------------------------------------------------------ forward
