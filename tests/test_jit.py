@@ -76,3 +76,23 @@ def test_an_edited_source_has_another_key(tmp_path):
     (after,), _ = finish(start(code, root=tmp_path))
     assert again == [before] != wider
     assert after != before
+
+
+ONE = """
+import numpy as np
+from fastdl.ops.conv.numba_winograd import KERNELS
+from fastdl.ops.conv.winograd import matrices
+w = np.random.default_rng(0).standard_normal((16, 1, 3, 3)).astype("f4")
+for m in {tiles}:
+    u = np.full((m + 2) ** 2 * 16, np.nan, "f4")
+    KERNELS[m][0]["f"](0, w.reshape(-1), 0, 9, 9, 3, 1, 16, 1, u)
+    g = np.array(matrices(m)[1], float)
+    expected = (g @ w[:, 0].astype(float) @ g.T).reshape(16, -1).T
+    assert np.abs(u.reshape(-1, 16) - expected).max() < 1e-4, m
+"""
+
+
+def test_closures_of_one_name_do_not_meet(tmp_path):
+    """Kernels of one factory, each compiled by a process of its own, loaded together from the cache by a third."""
+    for tiles in ("(2,)", "(4,)", "(6,)", "(2, 4, 6)", "(6, 4, 2)"):
+        finish(start(ONE.format(tiles=tiles), FASTDL_CACHE_DIR=str(tmp_path), FASTDL_VECTOR_BITS="256"))

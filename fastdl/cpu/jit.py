@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import os
 import pickle
 import platform
+import secrets
 import sys
 import tempfile
 import threading
@@ -27,6 +29,7 @@ import llvmlite
 import numba
 from numba import types
 from numba.core import serialize
+from numba.core.bytecode import FunctionIdentity
 from numba.core.caching import _Cache
 from numba.core.ccallback import CFunc
 from numba.core.compiler import CompileResult
@@ -39,6 +42,21 @@ from . import features
 _FLAGS = dict(nogil=True, fastmath={"contract"}, error_model="numpy", boundscheck=False)
 
 DTYPES = {"f": types.float32, "d": types.float64}
+
+
+def _renumber():
+    """Count compiled functions from a number no other process starts at.
+
+    Numba names machine code after a function's qualified name and this count. Two functions of one name (closures of one
+    factory, lambdas) that two processes compiled would meet under one name in a third that loads both from the cache, and
+    the linker takes the first for both.
+    """
+    FunctionIdentity._unique_ids = itertools.count(secrets.randbits(60))
+
+
+_renumber()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renumber)
 
 
 def inline(function):
