@@ -37,6 +37,11 @@ from numba.core.sigutils import normalize_signature
 
 from . import features
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 # Only what keeps results predictable: a product and a sum may become one fma. Nothing that assumes away NaN, and no
 # reassociation: kernels say in which order they sum, so the answer has the same bits wherever it is computed.
 _FLAGS = dict(nogil=True, fastmath={"contract"}, error_model="numpy", boundscheck=False)
@@ -98,8 +103,8 @@ class Kernel(dict):
                 return self[char]
             dispatcher = numba.njit(self.function, **_FLAGS)
             slow = _say_when_slow(f"{self.name.removeprefix('fastdl.ops.')} ({DTYPES[char]})")
-            dispatcher._cache = _DiskCache(self.name, slow.start)
-            with slow:
+            dispatcher._cache = cache = _DiskCache(self.name, slow.start)
+            with slow, cache:
                 dispatcher.compile(tuple(_argument(token, char) for token in self.signature))
             dispatcher.disable_compile()
             self[char] = dispatcher
@@ -143,8 +148,9 @@ class Callback:
     def _compiled(self):
         with _compiling:
             made = CFunc(self.function, normalize_signature(self.signature), {}, dict(_FLAGS, nopython=True))
-            made._cache = _DiskCache(self.name)
-            made.compile()
+            made._cache = cache = _DiskCache(self.name)
+            with cache:
+                made.compile()
             return made
 
     @property
@@ -188,10 +194,21 @@ def _cache_key() -> str:
 
 
 class _DiskCache(_Cache):
-    """Numba's cache interface over a file per entry point and signature."""
+    """Numba's cache interface over a file per entry point and signature; a context in which it is asked.
+
+    What one process compiles, others that want it wait for: a lock on the file's name is held from a miss to the end of
+    the context.
+    """
 
     def __init__(self, name, on_miss=lambda: None):
-        self._name, self._on_miss = name, on_miss
+        self._name, self._on_miss, self._lock = name, on_miss, None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._lock is not None:
+            os.close(self._lock)  # and with it goes the lock
 
     @property
     def cache_path(self):
@@ -202,15 +219,33 @@ class _DiskCache(_Cache):
 
     def load_overload(self, sig, target_context):
         target_context.refresh()
-        try:
-            payload = self._path(sig).read_bytes()
-        except OSError:
-            payload = b""
-        digest, data = payload[:32], payload[32:]
-        if hashlib.sha256(data).digest() != digest:  # none, or half a file after a crash of the machine
+        path = self._path(sig)
+        data = self._read(path)
+        if data is None:
             self._on_miss()
+            self._wait_for_others(path)
+            data = self._read(path)
+        return None if data is None else CompileResult._rebuild(target_context, *pickle.loads(data))
+
+    def _read(self, path):
+        try:
+            payload = path.read_bytes()
+        except OSError:
             return None
-        return CompileResult._rebuild(target_context, *pickle.loads(data))
+        digest, data = payload[:32], payload[32:]
+        return data if hashlib.sha256(data).digest() == digest else None  # half a file after a crash of the machine
+
+    def _wait_for_others(self, path):
+        """Without a lock (no such call on this system, a directory that cannot be written) several may compile the same."""
+        if fcntl is None:
+            return
+        try:
+            locks = path.parent / "locks"
+            locks.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(locks / path.stem, os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        except OSError:
+            pass
 
     def save_overload(self, sig, data):
         if data.library.has_dynamic_globals:
