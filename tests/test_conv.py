@@ -84,6 +84,11 @@ CASES = [
     ((2, 4, 6, 5), (6, 2, 3, 3), {"groups": 2, "padding": 1}),
     ((1, 17, 5, 5), (17, 1, 3, 3), {"groups": 17, "padding": 1}),  # depthwise
     ((2, 6, 7, 5), (18, 1, 3, 3), {"groups": 6, "stride": 2, "padding": 1}),  # depthwise, three outputs a channel
+    ((2, 19, 9, 37), (19, 1, 5, 5), {"groups": 19, "padding": 2}),
+    ((2, 18, 13, 12), (18, 1, 3, 3), {"groups": 18, "stride": 2, "padding": "same"}),
+    ((1, 9, 12, 21), (9, 1, 3, 4), {"groups": 9, "dilation": (3, 2), "stride": (1, 3), "padding": ((4, 0), (1, 5))}),
+    ((2, 8, 5, 11), (8, 1, 7, 7), {"groups": 8, "padding": 3}),  # a kernel larger than the image
+    ((2, 12, 6, 10), (16, 3, 3, 3), {"groups": 4, "padding": 1}),  # small groups
     ((2, 6, 7, 8), (4, 3, 3, 5), {"groups": 2, "dilation": (2, 1), "stride": (2, 1), "padding": ((1, 2), (3, 0))}),
     ((2, 3, 4, 5), (4, 3, 3, 3), {"padding": ((0, 0), (2, 1))}),
     ((2, 3, 2, 3), (4, 3, 5, 5), {"padding": [3, (1, 2)]}),
@@ -105,6 +110,7 @@ CASES = [
     ((2, 3, 9), (4, 3, 4), {"dilation": 2, "padding": "same", "stride": 2}),
     ((2, 3, 7), (4, 3, 2), {"stride": 5}),
     ((5, 9), (10, 1, 3), {"groups": 5}),
+    ((2, 17, 40), (17, 1, 4), {"groups": 17, "stride": 2, "padding": 3}),
     ((0, 3, 9), (4, 3, 3), {}),
     # 3-D
     ((1, 1, 1, 1, 1), (1, 1, 1, 1, 1), {}),
@@ -129,6 +135,31 @@ def test_conv(x, w, options, backend, dtype, layout):
 @pytest.mark.parametrize("x,w,options", CASES[::5])
 def test_without_bias(x, w, options, backend):
     compare(x, w, options, bias=False, backend=backend)
+
+
+# every width around the tiles of sliding windows, and the columns that a row of pixels has at its ends
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 40])
+def test_depthwise_sizes(width, stride, layout):
+    for height in (1, 2, 9):
+        compare((2, 9, height, width), (9, 1, 3, 3), {"groups": 9, "padding": 1, "stride": stride}, activation="relu", backend="numba",
+                layout=layout)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_depthwise_infinity_stays_in_its_windows(layout):
+    """What a vector reads beyond a row's last position must not reach the gradient of the weight."""
+    x = np.ones((1, 9, 5, 11), "f4")
+    x[..., 10] = np.inf
+    if layout == "channels_last":
+        x = channels_last(x)
+    w = np.ones((9, 1, 1, 2), "f4")
+    y, pullback = fastdl.vjp(F.conv2d, x[..., :11], w, groups=9, padding=0)
+    assert np.isfinite(y[..., :9]).all() and np.isinf(y[..., 9]).all()
+    _, dw = pullback(np.where(np.isfinite(y), 1, 0).astype("f4"))
+    assert np.isnan(dw[..., 1]).all()  # 0 x infinity, of a window that holds it
+    assert (dw[..., 0] == 45).all()
 
 
 # two channels, nine by nine: every size up to a tile and a half

@@ -77,6 +77,11 @@ def registers() -> int:
     return 32 if set(features()) >= _AVX512 or platform.machine().lower() in ("aarch64", "arm64") else 16
 
 
+def has_masks() -> bool:
+    """Whether loads and stores of some lanes only are instructions as fast as any: AVX-512's mask registers."""
+    return set(features()) >= _AVX512
+
+
 @functools.cache
 def model_name() -> str:
     """The CPU by its maker's name, as people know it."""

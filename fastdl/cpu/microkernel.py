@@ -28,7 +28,7 @@ from .simd_core import (
     _vector_pointer,
     llvm_type,
     masked_load,
-    masked_store,
+    store_first,
     vector_of,
 )
 
@@ -181,6 +181,41 @@ def runs_tile(rows: int, vectors: int, unroll: int = 4):
 
 
 @functools.cache
+def window_tile(rows: int, vectors: int):
+    """``tile(count, p, pitch, offsets, w)``: sums over t of w[t] * p[offsets[t] + i * pitch + ...], a window slid over a plane.
+
+    Returns rows * vectors accumulators, row by row: ``rows`` rows of positions, each of ``vectors`` vectors side by side.
+    """
+
+    @intrinsic
+    def tile(typingctx, count, p, pitch, offsets, w):
+        vector = vector_of(p.dtype)
+        n = rows * vectors
+
+        def codegen(context, builder, signature, args):
+            count_, p_, pitch_, offsets_, w_ = args
+            vt = llvm_type(context, vector)
+            starts = [p_]
+            for _ in range(rows - 1):
+                starts.append(builder.gep(starts[-1], [pitch_]))
+            loop = _Loop(builder, INTP(0), count_, 1, [ir.Constant(vt, None)] * n)
+            repeated = _splat_value(builder, vt, builder.load(builder.gep(w_, [loop.index]), align=1))
+            shift = builder.load(builder.gep(offsets_, [loop.index]))
+            new = []
+            for i in range(rows):
+                row = builder.gep(starts[i], [shift])
+                for j in range(vectors):
+                    value = builder.load(_vector_pointer(builder, row, INTP(j * vector.lanes), vt), align=1)
+                    new.append(_fma(builder, vector, repeated, value, loop.values[i * vectors + j]))
+            _, values = loop.close(new)
+            return cgutils.pack_array(builder, values)
+
+        return types.UniTuple(vector, n)(types.intp, p, types.intp, types.CPointer(types.int64), w), codegen
+
+    return tile
+
+
+@functools.cache
 def store_tile(rows: int, vectors: int):
     """``store(acc, c, c_row, m, n, add)``: the first m rows and n columns of a tile to c, added to what is there if add."""
 
@@ -209,7 +244,8 @@ def store_tile(rows: int, vectors: int):
                                         builder.store(value, where, align=1)
                                     row = builder.gep(row, [c_row_])
                 with partial:
-                    masks = [_first_lanes(builder, lanes, builder.sub(n_, INTP(j * lanes))) for j in range(vectors)]
+                    columns = [builder.sub(n_, INTP(j * lanes)) for j in range(vectors)]
+                    masks = [_first_lanes(builder, lanes, n) for n in columns]
                     row = c_
                     for i in range(rows):
                         with builder.if_then(builder.icmp_signed("<", INTP(i), m_)):
@@ -220,7 +256,8 @@ def store_tile(rows: int, vectors: int):
                                 )
                                 value = values[i * vectors + j]
                                 value = builder.select(add_, builder.fadd(old, value), value)
-                                masked_store(builder, vector, where, value, masks[j])
+                                with builder.if_then(builder.icmp_signed(">", columns[j], INTP(0))):
+                                    store_first(builder, vector, where, value, columns[j])
                         row = builder.gep(row, [c_row_])
 
         return types.void(acc, c, types.intp, types.intp, types.intp, types.boolean), codegen

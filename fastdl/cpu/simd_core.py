@@ -200,6 +200,33 @@ def masked_store(builder, vector, where, value, mask):
     builder.call(fn, [value, where, i32(1), mask])
 
 
+def store_first(builder, vector, where, value, n):
+    """LLVM for a store of the first n lanes.
+
+    In pieces of a half, a quarter, ... where the machine has no mask registers: AVX's masked store takes a dozen cycles on
+    AMD's cores, and NEON has none.
+    """
+    lanes = vector.lanes
+    with builder.if_else(builder.icmp_signed(">=", n, INTP(lanes)), likely=True) as (whole, part):
+        with whole:
+            builder.store(value, where, align=1)
+        with part:
+            if features.has_masks():
+                masked_store(builder, vector, where, value, _first_lanes(builder, lanes, n))
+                return
+            place = builder.bitcast(where, value.type.element.as_pointer())
+            while lanes > 1:
+                lanes //= 2
+                undefined, index = ir.Constant(value.type, ir.Undefined), ir.VectorType(ir.IntType(32), lanes)
+                low = builder.shuffle_vector(value, undefined, ir.Constant(index, list(range(lanes))))
+                high = builder.shuffle_vector(value, undefined, ir.Constant(index, list(range(lanes, 2 * lanes))))
+                taken = builder.icmp_signed("!=", builder.and_(n, INTP(lanes)), INTP(0))
+                with builder.if_then(taken):
+                    builder.store(low, builder.bitcast(place, low.type.as_pointer()), align=1)
+                value = builder.select(taken, high, low)
+                place = builder.gep(place, [builder.select(taken, INTP(lanes), INTP(0))])
+
+
 @intrinsic
 def load_n(typingctx, p, i, n):
     """The first n elements of p[i : i + lanes], zeros after them; nothing beyond them is touched."""
@@ -218,7 +245,7 @@ def store_n(typingctx, p, i, v, n):
 
     def codegen(context, builder, signature, args):
         where = _vector_pointer(builder, args[0], args[1], args[2].type)
-        masked_store(builder, v, where, args[2], _first_lanes(builder, v.lanes, args[3]))
+        store_first(builder, v, where, args[2], args[3])
 
     return types.void(p, types.intp, v, types.intp), codegen
 
@@ -255,6 +282,21 @@ def gather(typingctx, p, i, step):
         return value
 
     return vector(p, types.intp, types.intp), codegen
+
+
+@intrinsic
+def load_even(typingctx, p, i):
+    """p[i], p[i + 2], p[i + 4], ...: two loads and a shuffle, nothing beyond the last of them is read."""
+    vector = vector_of(p.dtype)
+
+    def codegen(context, builder, signature, args):
+        vt, n = llvm_type(context, vector), vector.lanes
+        low = builder.load(_vector_pointer(builder, args[0], args[1], vt), align=1)
+        high = builder.load(_vector_pointer(builder, args[0], builder.add(args[1], INTP(n - 1)), vt), align=1)
+        lanes_ = list(range(0, n, 2)) + list(range(n + 1, 2 * n, 2))
+        return builder.shuffle_vector(low, high, ir.Constant(ir.VectorType(ir.IntType(32), n), lanes_))
+
+    return vector(p, types.intp), codegen
 
 
 @intrinsic

@@ -1,34 +1,20 @@
-"""Convolution on the CPU: from params to planes, weights and offsets for the kernels of numba_direct.py."""
+"""Convolution on the CPU: which algorithm a call takes."""
 
 from __future__ import annotations
 
-import functools
-import math
-
-import numpy as np
-
-from ...cpu import parallel
-from ...cpu.features import vector_bits
-from ...cpu.microkernel import TILE_ROWS
-from ...cpu.workspace import workspace
 from ...packing import is_packed, prepared
 from ..activation import activate, activation_gradient, needs_input
-from ..layout import empty_like_layout
+from ..layout import empty_like_layout, is_channels_last
 from ..numba_activation import code_of
-from . import choice, reference
-from .numba_direct import WIDE, correlate, weight_gradient
+from . import choice
 from .numba_pixels_plan import forward_plan, transposed_plan
 from .numba_pixels_plan import run as run_pixels
 from .numba_pixels_plan import weight_gradient as pixels_weight_gradient
-from .numba_planes import make_planes
+from .numba_planes_plan import Plan, run_channels, serves_channels, weights_from
+from .numba_planes_plan import run as run_planes
 from .numba_winograd_plan import run as run_winograd
 from .numba_winograd_plan import transformed
 
-NOTHING = {c: np.empty(0, c) for c in "fd"}
-LANES = {"f": vector_bits() // 32, "d": vector_bits() // 64}
-ROWS = 16 * TILE_ROWS  # output channels in a block
-PLANES = 64 << 20  # bytes of planes at a time: a batch is done in as many parts as that takes
-PARALLEL_WORK = 1 << 17  # multiply-adds
 FEW = 4  # outputs; with fewer, vectors of positions beat tiles of outputs
 
 
@@ -45,8 +31,11 @@ def conv(arrays, params, train):
     if _is_flat(x, w, params):
         flat = forward_plan(x.shape[1], w.shape, params, params.out[1:])
         return _activated(lambda act: run_pixels(flat, x, w, False, bias, shape, act, x), params, train)
-    plan = _Plan.forward(x.shape, w.shape, params)
-    return _activated(lambda act: _run(plan, x, w, bias, shape, x, params.groups, act), params, train)
+    if serves_channels(x, w, params):
+        before = params.padding[1][0], params.padding[2][0]
+        return _activated(lambda act: run_channels(x, w, bias, before, params.stride[1:], params.dilation[1:], shape, act), params, train)
+    plan = Plan.forward(x.shape, w.shape, params)
+    return _activated(lambda act: run_planes(plan, x, w, bias, shape, x, params.groups, act), params, train)
 
 
 def _is_flat(x, w, params):
@@ -61,7 +50,7 @@ def conv_backward(grad, arrays, saved, params, needs):
     if needs[0]:
         dx = _data_gradient(x, w, dz, params)
     if needs[1]:
-        dw = _weights_from(x, dz, w, params)
+        dw = _weight_gradient(x, dz, w, params)
     return dx, dw, _bias_gradient(dz) if needs[2] else None
 
 
@@ -73,7 +62,10 @@ def _data_gradient(x, w, dz, params):
             return run_winograd(m, dz, transformed(w, m, True), w.shape[1], before, x.shape, None, None, x)
     if _is_flat(dz, w, params) and w.shape[1] >= FEW:
         return run_pixels(transposed_plan(w.shape[0], w.shape, params, x.shape[3:]), dz, w, True, None, x.shape, None, x)
-    return _run(_Plan.transposed(dz.shape, w.shape, params, x.shape), dz, w, None, x.shape, x)
+    if dz.size and serves_channels(dz, w, params) and is_channels_last(x) and params.stride == (1, 1, 1):
+        before = tuple((w.shape[d + 2] - 1) * params.dilation[d] - params.padding[d][0] for d in (1, 2))
+        return run_channels(dz, w[..., ::-1, ::-1], None, before, (1, 1), params.dilation[1:], x.shape, None)
+    return run_planes(Plan.transposed(dz.shape, w.shape, params, x.shape), dz, w, None, x.shape, x)
 
 
 def conv_transpose(arrays, params, train):
@@ -82,8 +74,8 @@ def conv_transpose(arrays, params, train):
     if _is_flat(x, w, params):
         flat = transposed_plan(x.shape[1], w.shape, params, params.out[1:])
         return _activated(lambda act: run_pixels(flat, x, w, True, bias, shape, act, x), params, train)
-    plan = _Plan.transposed(x.shape, w.shape, params, shape)
-    return _activated(lambda act: _run(plan, x, w, bias, shape, x, params.groups, act), params, train)
+    plan = Plan.transposed(x.shape, w.shape, params, shape)
+    return _activated(lambda act: run_planes(plan, x, w, bias, shape, x, params.groups, act), params, train)
 
 
 def conv_transpose_backward(grad, arrays, saved, params, needs):
@@ -94,106 +86,22 @@ def conv_transpose_backward(grad, arrays, saved, params, needs):
         if _is_flat(dz, w, params):
             dx = run_pixels(forward_plan(dz.shape[1], w.shape, params, x.shape[3:]), dz, w, False, None, x.shape, None, x)
         else:
-            dx = _run(_Plan.forward(dz.shape, w.shape, params, x.shape[2:]), dz, w, None, x.shape, x)
+            dx = run_planes(Plan.forward(dz.shape, w.shape, params, x.shape[2:]), dz, w, None, x.shape, x)
     if needs[1]:
-        dw = _weights_from(dz, x, w, params)
+        dw = _weight_gradient(dz, x, w, params)
     return dx, dw, _bias_gradient(dz) if needs[2] else None
+
+
+def _weight_gradient(x, dz, w, params):
+    if _is_flat(x, w, params) and dz.size:
+        return pixels_weight_gradient(forward_plan(x.shape[1], w.shape, params, dz.shape[3:]), x, dz, w)
+    return weights_from(x, dz, w, params)
 
 
 def _bias_gradient(dz):
     return dz.sum(axis=(0, 2, 3, 4))
 
 
-# ------------------------------------------------------------------------------------------------ plans
-class _Problem:
-    """One correlation over planes: which kernel cells, where they lie, which outputs they make."""
-
-    def __init__(self, cells, offsets, outputs):
-        self.cells = cells  # indices of kernel cells, flat
-        self.offsets = offsets  # int64: one for each (channel, cell)
-        self.outputs = outputs  # a slice of each spatial dimension of y
-
-
-class _Plan:
-    """What does not depend on the data: the planes' geometry and the problems over them."""
-
-    def __init__(self, before, stride, places, slack):
-        self.before, self.stride, self.places, self.slack = before, stride, places, slack
-        self.plane = math.prod(stride) * math.prod(places)  # elements of a channel
-        self.problems = []
-        self.transpose = False
-
-    @staticmethod
-    @functools.lru_cache(maxsize=1024)
-    def forward(x_shape, w_shape, params, out=None):
-        """Planes of x, one problem: y[o] meets cell k at phase k d mod s, place o + k d div s."""
-        out = out or params.out
-        kernel, stride, dilation = w_shape[2:], params.stride, params.dilation
-        places = tuple(o + ((k - 1) * d) // s for o, k, d, s in zip(out, kernel, dilation, stride, strict=True))
-        plan = _Plan(tuple(p[0] for p in params.padding), stride, places, 0)
-        offsets = []
-        for cell in np.ndindex(kernel):
-            shift = [k * d for k, d in zip(cell, dilation, strict=True)]
-            offsets.append(
-                _place(
-                    [a % s for a, s in zip(shift, stride, strict=True)],
-                    [a // s for a, s in zip(shift, stride, strict=True)],
-                    stride,
-                    places,
-                )
-            )
-        plan.problems = [_Problem(None, _with_channels(offsets, w_shape[1], plan.plane), tuple(slice(0, o) for o in out))]
-        return plan
-
-    @staticmethod
-    @functools.lru_cache(maxsize=1024)
-    def transposed(y_shape, w_shape, params, x_shape):
-        """Planes of y with room for the kernel around them, one problem for each phase of the stride.
-
-        x[i] with i + before = s t + phase gets w[k] y[t - k d div s] from every cell k with k d mod s = phase.
-        """
-        kernel, stride, dilation = w_shape[2:], params.stride, params.dilation
-        reach = [((k - 1) * d) // s for k, d, s in zip(kernel, dilation, stride, strict=True)]
-        size = x_shape[2:]
-        last = [(n - 1 + p[0]) // s for n, p, s in zip(size, params.padding, stride, strict=True)]  # the largest t
-        places = tuple(t + 1 + r for t, r in zip(last, reach, strict=True))
-        plan = _Plan(tuple(reach), (1, 1, 1), places, 0)
-        plan.transpose = True
-        for phase in np.ndindex(stride):
-            cells, offsets = [], []
-            for flat, cell in enumerate(np.ndindex(kernel)):
-                shift = [k * d for k, d in zip(cell, dilation, strict=True)]
-                if all(a % s == f for a, s, f in zip(shift, stride, phase, strict=True)):
-                    cells.append(flat)
-                    offsets.append([r - a // s for r, a, s in zip(reach, shift, stride, strict=True)])
-            # the first i >= 0 of this phase, and its t
-            first = [(f - p[0]) % s for f, p, s in zip(phase, params.padding, stride, strict=True)]
-            start = [(i + p[0]) // s for i, p, s in zip(first, params.padding, stride, strict=True)]
-            if any(i >= n for i, n in zip(first, size, strict=True)):
-                continue
-            flat_offsets = [_place((0, 0, 0), [o + t for o, t in zip(offset, start, strict=True)], (1, 1, 1), places) for offset in offsets]
-            outputs = tuple(slice(i, n, s) for i, n, s in zip(first, size, stride, strict=True))
-            plan.problems.append(
-                _Problem(np.array(cells, np.intp), _with_channels(flat_offsets, w_shape[0] // params.groups, plan.plane), outputs)
-            )
-        return plan
-
-
-def _place(phase, place, stride, places):
-    """Where a place of a phase lies within a plane."""
-    index = 0
-    for f, s in zip(phase, stride, strict=True):
-        index = index * s + f
-    for p, n in zip(place, places, strict=True):
-        index = index * n + p
-    return index
-
-
-def _with_channels(offsets, channels, plane):
-    return (np.arange(channels, dtype=np.int64)[:, None] * plane + np.array(offsets, np.int64)[None, :]).reshape(-1)
-
-
-# ------------------------------------------------------------------------------------------------ running a plan
 def _activated(compute, params, train):
     """(y, saved) of ``compute(activation)``: fused where the kernels have the activation, after them where not."""
     act = params.activation
@@ -204,120 +112,3 @@ def _activated(compute, params, train):
         y = empty_like_layout(z.shape, z.dtype, z)
         y[...] = activate(act, z)
     return y, (y, z if needs_input(act) else None) if train else None
-
-
-def _pool_for(work):
-    return parallel.team() if work > PARALLEL_WORK else (0, 1)
-
-
-def _planes(plan, x, start, stop, pool, block):
-    """x[start:stop] as planes in ``block``; the slack after them, read and dropped, is zero."""
-    used = (stop - start) * x.shape[1] * plan.plane
-    make_planes[x.dtype.char](pool, x[start:stop], *plan.before, *plan.stride, *plan.places, block)
-    block[used:] = 0
-    return block
-
-
-def _images(plan, x):
-    """How many images' planes fit the bound."""
-    return max(1, min(x.shape[0], PLANES // max(1, x.itemsize * x.shape[1] * plan.plane)))
-
-
-def _run(plan, x, w, bias, shape, like, groups=None, act=None):
-    char = x.dtype.char
-    lanes = LANES[char]
-    y = empty_like_layout(shape, x.dtype, like)
-    if not y.size:
-        return y
-    groups = shape[1] // w.shape[1] if plan.transpose and groups is None else groups or x.shape[1] // w.shape[1]
-    if x.size == 0:
-        y[...] = 0
-        return y
-    pool, slots = _pool_for(y.size * w[0].size if not plan.transpose else x.size * w[0].size)
-    step = _images(plan, x)
-    slack = WIDE * lanes * 4
-    block = 16 * WIDE * lanes // 4
-    kg = shape[1] // groups
-    kb = min(ROWS, kg)
-    if pool:
-        positions = plan.places[0] * plan.places[1] * plan.places[2]
-        others = shape[0] * groups * -(-positions // block)
-        while kb > 2 * TILE_ROWS and others * -(-kg // kb) < 2 * slots:
-            kb = -(-kb // 2 // TILE_ROWS) * TILE_ROWS
-    scratch_size = slots * kb * block
-    memory = workspace(step * x.shape[1] * plan.plane + slack + scratch_size, x.dtype)
-    scratch, planes = memory[:scratch_size], memory[scratch_size:]
-    weights = [_weight_matrix(w, problem, plan.transpose, groups) for problem in plan.problems]
-    for start in range(0, x.shape[0], step):
-        stop = min(start + step, x.shape[0])
-        _planes(plan, x, start, stop, pool, planes)
-        for problem, matrix in zip(plan.problems, weights, strict=True):
-            target = y[(slice(start, stop), slice(None), *problem.outputs)]
-            correlate[char](
-                pool,
-                groups,
-                matrix,
-                problem.offsets,
-                planes,
-                x.shape[1] * plan.plane,
-                x.shape[1] // groups * plan.plane,
-                plan.places[1],
-                plan.places[2],
-                kb,
-                NOTHING[char] if bias is None else np.ascontiguousarray(bias),
-                code_of(act) or 0,
-                0.0 if act is None else act.slope,
-                target,
-                scratch,
-            )
-    return y
-
-
-def _weight_matrix(w, problem, transpose, groups):
-    """(K, T): a row for each output channel, its columns (channel, kernel cell)."""
-    flat = np.ascontiguousarray(w).reshape(w.shape[0], w.shape[1], -1)
-    if not transpose:
-        return flat.reshape(w.shape[0], -1)
-    chosen = flat[:, :, problem.cells].reshape(groups, w.shape[0] // groups, w.shape[1], -1)
-    return np.ascontiguousarray(chosen.transpose(0, 2, 1, 3)).reshape(groups * w.shape[1], -1)
-
-
-def _weights_from(x, dy, w, params):
-    """The gradient of w: dy's planes (zero where q stands for no output) against x's."""
-    char = x.dtype.char
-    if _is_flat(x, w, params) and dy.size:
-        return pixels_weight_gradient(forward_plan(x.shape[1], w.shape, params, dy.shape[3:]), x, dy, w)
-    dw = np.zeros((w.shape[0], math.prod(w.shape[1:])), w.dtype)
-    if not x.size or not dy.size or not dw.size:
-        return dw.reshape(w.shape)
-    plan = _Plan.forward(x.shape, w.shape, params, dy.shape[2:])
-    problem = plan.problems[0]
-    pool, _ = _pool_for(dy.size * w[0].size)
-    step = _images(plan, x)
-    K, TD, (_, Hs, Ws) = w.shape[0], dy.shape[2], plan.places
-    # dy on the planes' pitch: rows of Ws with zeros after TW, planes of Hs rows with zeros after TH
-    Q = TD * Hs * Ws
-    memory = workspace(step * (x.shape[1] * plan.plane + K * Q) + Q + WIDE * LANES[char] * 4, x.dtype)
-    gradient, planes = memory[: step * K * Q], memory[step * K * Q :]
-    for start in range(0, x.shape[0], step):
-        stop = min(start + step, x.shape[0])
-        _planes(plan, x, start, stop, pool, planes)
-        make_planes[char](pool, dy[start:stop], 0, 0, 0, 1, 1, 1, TD, Hs, Ws, gradient)
-        weight_gradient[char](
-            pool,
-            params.groups,
-            stop - start,
-            K,
-            Q,
-            gradient,
-            planes,
-            x.shape[1] * plan.plane,
-            x.shape[1] // params.groups * plan.plane,
-            problem.offsets,
-            dw,
-            start > 0,
-        )
-    if not np.isfinite(dw).all():
-        # an infinity in x times a position that is no output would be NaN in cells it has nothing to do with
-        return reference._weight_gradient(x, dy, w, params)
-    return dw.reshape(w.shape)

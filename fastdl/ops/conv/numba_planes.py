@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from ...cpu._pool import parallel_for
 from ...cpu.jit import inline, kernel
-from ...cpu.simd import gather, lanes, load, load_n, offset, pointer, read, splat, store, store_n, write
+from ...cpu.simd import gather, lanes, load, load_even, load_n, offset, pointer, read, splat, store, store_n, write
 
 
 @inline
@@ -43,6 +43,13 @@ def copy_row(source, step, target, start, end):
             i += V
         if i < end:
             store_n(target, i, load_n(source, i, end - i), end - i)
+    elif step == 2:
+        while i + V <= end:
+            store(target, i, load_even(source, 2 * i))
+            i += V
+        while i < end:
+            write(target, i, read(source, 2 * i))
+            i += 1
     else:
         while i + V <= end:
             store(target, i, gather(source, i * step, step))
@@ -53,10 +60,8 @@ def copy_row(source, step, target, start, end):
 
 
 @inline
-def _plane_chunk(slot, chunk, x, channels, sn, sc, sd, sh, sw, D, H, W, pd, ph, pw, td, th, tw, Ds, Hs, Ws, planes):
-    image, channel = chunk // channels, chunk % channels
-    source = offset(x, image * sn + channel * sc)
-    plane = offset(planes, chunk * (td * th * tw * Ds * Hs * Ws))
+def make_plane(source, sd, sh, sw, D, H, W, pd, ph, pw, td, th, tw, Ds, Hs, Ws, plane):
+    """One channel of one image as the plane [td, th, tw, Ds, Hs, Ws]."""
     at = 0
     for a in range(td):
         for b in range(th):
@@ -76,6 +81,13 @@ def _plane_chunk(slot, chunk, x, channels, sn, sc, sd, sh, sw, D, H, W, pd, ph, 
                             copy_row(offset(source, z * sd + y * sh + (c - pw) * sw), sw * tw, row, low, high)
                             zero(row, high, Ws)
                         at += Ws
+
+
+@inline
+def _plane_chunk(slot, chunk, x, channels, sn, sc, sd, sh, sw, D, H, W, pd, ph, pw, td, th, tw, Ds, Hs, Ws, planes):
+    source = offset(x, chunk // channels * sn + chunk % channels * sc)
+    plane = offset(planes, chunk * (td * th * tw * Ds * Hs * Ws))
+    make_plane(source, sd, sh, sw, D, H, W, pd, ph, pw, td, th, tw, Ds, Hs, Ws, plane)
 
 
 @kernel("i R5 i i i i i i i i i W1")

@@ -1,0 +1,103 @@
+"""Depthwise convolution of channels-last images, one output for each channel: vectors run along the channels.
+
+x is read in place; kernel cells outside the image are left out, not multiplied by zero. Weights are [cell][channel].
+"""
+
+from __future__ import annotations
+
+from ...cpu._pool import parallel_for
+from ...cpu.jit import inline, kernel
+from ...cpu.simd import fma, lanes, load, load_n, offset, pointer, splat, store, store_n
+from ..numba_activation import apply_activation
+from .numba_planes import _strides
+
+PIXELS = 4  # of a row, done together: each weight is loaded once for them
+
+
+@inline
+def _pixel(x, row, column, i0, i1, j0, j1, kw, first, C, w, bias, has_bias, act, leak, y):
+    """Channels first..C of one output pixel from the cells i0..i1, j0..j1 of its window, which starts at x."""
+    V = lanes(w)
+    for c in range(first, C, V):
+        n = min(V, C - c)
+        v = load_n(bias, c, n) if has_bias else splat(w, 0.0)
+        for i in range(i0, i1):
+            for j in range(j0, j1):
+                v = fma(load_n(w, (i * kw + j) * C + c, n), load_n(x, i * row + j * column + c, n), v)
+        store_n(y, c, apply_activation(v, act, leak), n)
+
+
+@inline
+def _pixels(x, step, row, column, i0, i1, kw, C, w, bias, has_bias, act, leak, y, yw):
+    """Whole vectors of channels of PIXELS output pixels, ``step`` apart in x, whose windows lie within the image's width.
+
+    Returns the first channel that is left."""
+    V = lanes(w)
+    c = 0
+    while c + V <= C:
+        a0 = load(bias, c) if has_bias else splat(w, 0.0)
+        a1, a2, a3 = a0, a0, a0
+        for i in range(i0, i1):
+            for j in range(kw):
+                weight = load(w, (i * kw + j) * C + c)
+                p = i * row + j * column + c
+                a0, a1 = fma(weight, load(x, p), a0), fma(weight, load(x, p + step), a1)
+                a2, a3 = fma(weight, load(x, p + 2 * step), a2), fma(weight, load(x, p + 3 * step), a3)
+        store(y, c, apply_activation(a0, act, leak))
+        store(y, yw + c, apply_activation(a1, act, leak))
+        store(y, 2 * yw + c, apply_activation(a2, act, leak))
+        store(y, 3 * yw + c, apply_activation(a3, act, leak))
+        c += V
+    return c
+
+
+@inline
+def _cells(start, size, kernel, dilation):
+    """The cells of a window that lie in the image: first and past the last."""
+    first = 0 if start >= 0 else (-start + dilation - 1) // dilation
+    last = min(kernel, (size - start + dilation - 1) // dilation) if size > start else 0
+    return min(first, kernel), max(last, min(first, kernel))
+
+
+@inline
+def _row_chunk(slot, chunk, OH, OW, H, W, C, kh, kw, stride_h, stride_w, ph, pw, dh, dw, x, xn, xh, xw, w, bias, has_bias, act, slope,
+               y, yn, yh, yw):
+    leak = splat(w, slope)
+    image, oh = chunk // OH, chunk % OH
+    h = oh * stride_h - ph
+    i0, i1 = _cells(h, H, kh, dh)
+    row, column = dh * xh, dw * xw
+    source, target = offset(x, image * xn + h * xh), offset(y, image * yn + oh * yh)
+    ow = 0
+    while ow < OW:
+        start = ow * stride_w - pw
+        end = start + (PIXELS - 1) * stride_w + (kw - 1) * dw
+        if start >= 0 and end < W and ow + PIXELS <= OW:
+            here, there = offset(source, start * xw), offset(target, ow * yw)
+            done = _pixels(here, stride_w * xw, row, column, i0, i1, kw, C, w, bias, has_bias, act, leak, there, yw)
+            if done < C:
+                for p in range(PIXELS):
+                    _pixel(offset(here, p * stride_w * xw), row, column, i0, i1, 0, kw, kw, done, C, w, bias, has_bias, act, leak,
+                           offset(there, p * yw))
+            ow += PIXELS
+        else:
+            j0, j1 = _cells(start, W, kw, dw)
+            _pixel(offset(source, start * xw), row, column, i0, i1, j0, j1, kw, 0, C, w, bias, has_bias, act, leak,
+                   offset(target, ow * yw))
+            ow += 1
+
+
+@kernel("i R5 R1 i i i i i i i i R1 i T W5")
+def convolve_channels(pool, x, w, kh, kw, stride_h, stride_w, ph, pw, dh, dw, bias, act, slope, y):
+    """y[n, c] = act(bias[c] + window of x[n, c] times w[:, c]); x and y contiguous along channels, w flat [kh * kw][C]."""
+    N, C, _, H, W = x.shape
+    OH, OW = y.shape[3], y.shape[4]
+    xn, _, _, xh, xw = _strides(x)
+    yn, _, _, yh, yw = _strides(y)
+    parallel_for(
+        pool,
+        _row_chunk,
+        N * OH,
+        (OH, OW, H, W, C, kh, kw, stride_h, stride_w, ph, pw, dh, dw, pointer(x), xn, xh, xw, pointer(w), pointer(bias),
+         bias.shape[0] > 0, act, slope, pointer(y), yn, yh, yw),
+    )

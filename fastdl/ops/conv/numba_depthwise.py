@@ -1,0 +1,180 @@
+"""Convolution of few channels at a time (depthwise, small groups): vectors run along the positions of a plane.
+
+With one or a few channels in a group there is no matrix product to be had: each output is a window slid over its group's
+planes. So a thread makes the planes of one group of one image (numba_planes.py: padded, any stride a matter of phases)
+and slides over them while they are in its cache, a few rows of a few vectors at a time in registers.
+
+The weight gradient is the other sum over the same pairs: for each kernel cell, over all positions, dy times the plane.
+"""
+
+from __future__ import annotations
+
+from ...cpu._pool import parallel_for
+from ...cpu.jit import inline, kernel
+from ...cpu.microkernel import store_tile, window_tile
+from ...cpu.simd import fma, gather, hsum, lanes, load, load_n, offset, pointer, read, splat, store, store_n, write
+from ..numba_activation import apply_activation
+from .numba_planes import _strides, make_plane, zero
+
+ROWS, VECTORS = 8, 4  # the most a tile has of each; planes have room for so many more rows after their last cell
+CELLS = 9  # kernel cells in one pass of the weight gradient: 3 x 3, and what the registers hold
+
+
+@inline
+def _write_tile(sums, pitch, rows, n, shift, act, leak, y, yh, yw):
+    """A tile's sums, with bias and activation, to n positions of each of its rows."""
+    V = lanes(sums)
+    for i in range(rows):
+        target = offset(y, i * yh)
+        for j in range(0, n, V):
+            m = min(V, n - j)
+            v = apply_activation(load(sums, i * pitch + j) + shift, act, leak)
+            if yw == 1:
+                store_n(target, j, v, m)
+            else:
+                store(sums, i * pitch + j, v)
+                for e in range(m):
+                    write(target, (j + e) * yw, read(sums, i * pitch + j + e))
+
+
+def _slide(rows, vectors):
+    tile, put = window_tile(rows, vectors), store_tile(rows, vectors)
+
+    @inline
+    def run(T, plane, pitch, offsets, w, TH, TW, shift, act, leak, y, yh, yw, sums):
+        """One channel and depth of y: TH rows of TW positions."""
+        wide = vectors * lanes(plane)
+        for h in range(0, TH, rows):
+            for j in range(0, TW, wide):
+                put(tile(T, offset(plane, h * pitch + j), pitch, offsets, w), sums, wide, rows, wide, False)
+                _write_tile(sums, wide, min(rows, TH - h), min(wide, TW - j), shift, act, leak, offset(y, h * yh + j * yw), yh, yw)
+
+    return run
+
+
+_tall, _square, _flat = _slide(ROWS, 1), _slide(4, 2), _slide(2, VECTORS)
+
+
+@inline
+def _group_chunk(slot, chunk, groups, C, K, x, sn, sc, sd, sh, sw, D, H, W, pd, ph, pw, td, th, tw, Ds, Hs, Ws, T, offsets, w, bias,
+                 has_bias, act, slope, y, yn, yk, yd, yh, yw, TD, TH, TW, scratch, scratch_size):
+    V = lanes(x)
+    image, group = chunk // groups, chunk % groups
+    sums = offset(scratch, slot * scratch_size)
+    planes = offset(sums, ROWS * VECTORS * V)
+    size = td * th * tw * Ds * Hs * Ws
+    for c in range(C):
+        source = offset(x, image * sn + (group * C + c) * sc)
+        make_plane(source, sd, sh, sw, D, H, W, pd, ph, pw, td, th, tw, Ds, Hs, Ws, offset(planes, c * size))
+    zero(planes, C * size, C * size + ROWS * Ws + (VECTORS + 1) * V)  # read by tiles that reach over the edge, and dropped
+    for k in range(group * K, (group + 1) * K):
+        weights = offset(w, k * T)
+        shift = splat(x, read(bias, k) if has_bias else 0.0)
+        leak = splat(x, slope)
+        for d in range(TD):
+            plane = offset(planes, d * Hs * Ws)
+            target = offset(y, image * yn + k * yk + d * yd)
+            if TW <= V:
+                _tall(T, plane, Ws, offsets, weights, TH, TW, shift, act, leak, target, yh, yw, sums)
+            elif TW <= 2 * V:
+                _square(T, plane, Ws, offsets, weights, TH, TW, shift, act, leak, target, yh, yw, sums)
+            else:
+                _flat(T, plane, Ws, offsets, weights, TH, TW, shift, act, leak, target, yh, yw, sums)
+
+
+@kernel("i i R5 i i i i i i i i i L1 R1 R1 i T W5 W1 i")
+def convolve_groups(pool, groups, x, pd, ph, pw, td, th, tw, Ds, Hs, Ws, offsets, w, bias, act, slope, y, scratch, scratch_size):
+    """y[n, k] = act(bias[k] + sum over t of w[k, t] * the group's planes from offsets[t] on).
+
+    w: flat, a row of len(offsets) for each channel of y; offsets count from the start of a group's first plane. pd..: the
+    padding before, td.. the stride, Ds.. the places of a phase. scratch: scratch_size (see scratch_elements) a thread.
+    """
+    N, C, D, H, W = x.shape
+    _, K, TD, TH, TW = y.shape
+    sn, sc, sd, sh, sw = _strides(x)
+    yn, yk, yd, yh, yw = _strides(y)
+    parallel_for(
+        pool,
+        _group_chunk,
+        N * groups,
+        (groups, C // groups, K // groups, pointer(x), sn, sc, sd, sh, sw, D, H, W, pd, ph, pw, td, th, tw, Ds, Hs, Ws,
+         offsets.shape[0], pointer(offsets), pointer(w), pointer(bias), bias.shape[0] > 0, act, slope,
+         pointer(y), yn, yk, yd, yh, yw, TD, TH, TW, pointer(scratch), scratch_size),
+    )
+
+
+def scratch_elements(channels: int, plane: int, row: int, lanes: int) -> int:
+    """A thread's share of convolve_groups' scratch: a tile's sums, the planes of a group, and what tiles read after them."""
+    return ROWS * VECTORS * lanes + channels * plane + ROWS * row + (VECTORS + 1) * lanes
+
+
+# ------------------------------------------------------------------------------------------------ weight gradient
+@inline
+def _cells(plane, pitch, dz, zd, zh, zw, Hs, TD, TH, TW, offsets, out):
+    """out[0:CELLS] += the sums over all positions of dz times the plane from offsets[0:CELLS] on."""
+    V = lanes(plane)
+    zero_ = splat(plane, 0.0)
+    a0, a1, a2, a3, a4, a5, a6, a7, a8 = zero_, zero_, zero_, zero_, zero_, zero_, zero_, zero_, zero_
+    p0, p1, p2 = offset(plane, read(offsets, 0)), offset(plane, read(offsets, 1)), offset(plane, read(offsets, 2))
+    p3, p4, p5 = offset(plane, read(offsets, 3)), offset(plane, read(offsets, 4)), offset(plane, read(offsets, 5))
+    p6, p7, p8 = offset(plane, read(offsets, 6)), offset(plane, read(offsets, 7)), offset(plane, read(offsets, 8))
+    for d in range(TD):
+        for h in range(TH):
+            row = offset(dz, d * zd + h * zh)
+            q = (d * Hs + h) * pitch
+            j = 0
+            while j + V <= TW:
+                g = load(row, j) if zw == 1 else gather(row, j * zw, zw)
+                a0, a1, a2 = fma(g, load(p0, q + j), a0), fma(g, load(p1, q + j), a1), fma(g, load(p2, q + j), a2)
+                a3, a4, a5 = fma(g, load(p3, q + j), a3), fma(g, load(p4, q + j), a4), fma(g, load(p5, q + j), a5)
+                a6, a7, a8 = fma(g, load(p6, q + j), a6), fma(g, load(p7, q + j), a7), fma(g, load(p8, q + j), a8)
+                j += V
+            while j < TW:  # both sides masked: what lies after a row's last position may be infinite
+                m = min(V, TW - j) if zw == 1 else 1
+                g = load_n(row, j * zw, m)
+                a0, a1, a2 = fma(g, load_n(p0, q + j, m), a0), fma(g, load_n(p1, q + j, m), a1), fma(g, load_n(p2, q + j, m), a2)
+                a3, a4, a5 = fma(g, load_n(p3, q + j, m), a3), fma(g, load_n(p4, q + j, m), a4), fma(g, load_n(p5, q + j, m), a5)
+                a6, a7, a8 = fma(g, load_n(p6, q + j, m), a6), fma(g, load_n(p7, q + j, m), a7), fma(g, load_n(p8, q + j, m), a8)
+                j += m
+    write(out, 0, read(out, 0) + hsum(a0))
+    write(out, 1, read(out, 1) + hsum(a1))
+    write(out, 2, read(out, 2) + hsum(a2))
+    write(out, 3, read(out, 3) + hsum(a3))
+    write(out, 4, read(out, 4) + hsum(a4))
+    write(out, 5, read(out, 5) + hsum(a5))
+    write(out, 6, read(out, 6) + hsum(a6))
+    write(out, 7, read(out, 7) + hsum(a7))
+    write(out, 8, read(out, 8) + hsum(a8))
+
+
+@inline
+def _gradient_chunk(slot, channel, N, M, x, sn, sc, sd, sh, sw, D, H, W, pd, ph, pw, td, th, tw, Ds, Hs, Ws, T, offsets, dz, zn, zk, zd,
+                    zh, zw, TD, TH, TW, dw, scratch, scratch_size):
+    plane = offset(scratch, slot * scratch_size)
+    for n in range(N):
+        source = offset(x, n * sn + channel * sc)
+        make_plane(source, sd, sh, sw, D, H, W, pd, ph, pw, td, th, tw, Ds, Hs, Ws, plane)
+        for k in range(channel * M, (channel + 1) * M):
+            grad = offset(dz, n * zn + k * zk)
+            for t in range(0, T, CELLS):
+                _cells(plane, Ws, grad, zd, zh, zw, Hs, TD, TH, TW, offset(offsets, t), offset(dw, k * T + t))
+
+
+@kernel("i R5 R5 i i i i i i i i i L1 W2 W1 i")
+def gradient_depthwise(pool, x, dz, pd, ph, pw, td, th, tw, Ds, Hs, Ws, offsets, dw, scratch, scratch_size):
+    """dw[k, t] += sum over images and positions of dz[n, k] * the plane of k's channel from offsets[t] on.
+
+    len(offsets) is a multiple of CELLS (repeat the last one). A chunk is one channel for all images, in order: the bits do
+    not depend on the number of threads. scratch: a plane and a vector a thread.
+    """
+    N, C, D, H, W = x.shape
+    _, K, TD, TH, TW = dz.shape
+    sn, sc, sd, sh, sw = _strides(x)
+    zn, zk, zd, zh, zw = _strides(dz)
+    parallel_for(
+        pool,
+        _gradient_chunk,
+        C,
+        (N, K // C, pointer(x), sn, sc, sd, sh, sw, D, H, W, pd, ph, pw, td, th, tw, Ds, Hs, Ws, offsets.shape[0], pointer(offsets),
+         pointer(dz), zn, zk, zd, zh, zw, TD, TH, TW, pointer(dw), pointer(scratch), scratch_size),
+    )
