@@ -8,7 +8,8 @@ import numpy as np
 
 from .op import _is_torch
 
-_F4, _F8 = np.dtype("f4"), np.dtype("f8")
+_F4, _F8 = np.dtype("f4"), np.dtype("f8")  # attributes of np, looked up at every call, are slow
+_ndarray = np.ndarray
 
 
 def array(op: str, name: str, value, ndim=None, kinds: str = "f"):
@@ -16,7 +17,7 @@ def array(op: str, name: str, value, ndim=None, kinds: str = "f"):
 
     ndim: an int, a tuple of ints, or None for any. kinds: "f" (float32, float64) or "i" (integers).
     """
-    if type(value) is not np.ndarray:
+    if type(value) is not _ndarray:
         if _is_torch(value):
             raise TypeError(f"{op}: {name} is a torch tensor and another argument is a numpy array; give all of one kind")
         if not isinstance(value, (np.ndarray, np.generic)):

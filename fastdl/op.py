@@ -166,6 +166,7 @@ class Operator:
         self._generation = -1
         self._candidates: tuple[Implementation, ...] = ()
         self._refusals: list[str] = []
+        self._forward = None  # of the first candidate, where that serves every call
 
     def __repr__(self):
         return f"<fastdl operator {self.name}>"
@@ -178,7 +179,10 @@ class Operator:
         if not (args and type(args[0]) is ndarray) and (torch := _torch_of(args, kwargs)):
             return torch.call(self, args, kwargs)
         arrays, params, shapes = self.prepare(*args, **kwargs)
-        y = self.implementation(arrays, params).forward(arrays, params, False)[0]
+        forward = self._forward if self._generation == _generation else None
+        if forward is None:
+            forward = self.implementation(arrays, params).forward
+        y = forward(arrays, params, False)[0]
         return y if shapes is None else _reshape(y, shapes)
 
     def vjp(self, *args, **kwargs):
@@ -264,6 +268,7 @@ class Operator:
                     name, forward, getattr(module, self.kernel + "_backward", None), getattr(module, self.kernel + "_supports", None)
                 )
             )
+        self._forward = found[0].forward if found and found[0].supports is None else None
         self._candidates, self._refusals, self._generation = tuple(found), refusals, generation
 
 

@@ -1,11 +1,11 @@
-"""The matrix product c = a b (or c += a b) on strided operands: what matmul, convolutions and recurrent layers share.
+"""The matrix product c = a b on strided operands, with a last step on each part of c while it is in a core's cache.
 
 c has contiguous rows; a and b have any strides. Three ways, the caller chooses:
 
-* :func:`multiply_dots`: both operands contiguous along k (a times a transposed weight): nothing is packed;
-* :func:`multiply_direct`: b has contiguous rows: b is read in place, a through any strides;
-* :func:`multiply_packed`: panels of b are copied once into the order in which tiles read them, then blocks of a's rows pass
-  over them; a is read in place where its rows are contiguous, packed otherwise. Any strides.
+* ``dots``: both operands contiguous along k (a times a transposed weight): nothing is packed;
+* ``direct``: b has contiguous rows: b is read in place, a through any strides;
+* ``packed``: panels of b are copied once into the order in which tiles read them (or were before: weights used again),
+  then blocks of a's rows pass over them; a is read in place where its rows are contiguous, packed otherwise. Any strides.
 
 Every sum runs over k in the same order whatever the number of threads.
 """
@@ -22,11 +22,24 @@ MR = TILE_ROWS
 PITCH = KC + 16  # of copied rows of a: rows a power of two apart would share a few sets of the caches
 
 
-def packed_elements(n: int, k: int, slots: int, lanes: int) -> int:
-    """How many elements of scratch memory multiply_packed needs."""
+def scratch_elements(n: int, k: int, slots: int, lanes: int, ready: bool) -> int:
+    """How many elements of scratch memory ``packed`` needs; ready: b's panels were made before."""
     width = TILE_VECTORS * lanes
     columns = -(-min(n, NC) // width) * width
-    return min(k, KC) * columns + slots * MC * PITCH
+    return (0 if ready else min(k, KC) * columns) + slots * MC * PITCH
+
+
+def panel_elements(n: int, k: int, lanes: int) -> int:
+    """How many elements all panels of b take."""
+    width = TILE_VECTORS * lanes
+    return -(-n // width) * width * k
+
+
+@inline
+def _depth(k):
+    """How much of k a pass takes: as few passes as KC allows, all about as long."""
+    passes = max(1, (k + KC - 1) // KC)
+    return max(1, (k + passes - 1) // passes)
 
 
 # ------------------------------------------------------------------------------------------------ packing
@@ -78,14 +91,27 @@ def pack_rows(a, a_row, a_col, m, k, out):
 
 
 # ------------------------------------------------------------------------------------------------ packed
-_tile = outer_tile(TILE_ROWS, TILE_VECTORS)
-_store = store_tile(TILE_ROWS, TILE_VECTORS)
+_tile, _store = outer_tile(TILE_ROWS, TILE_VECTORS), store_tile(TILE_ROWS, TILE_VECTORS)
+_tile_4, _store_4 = outer_tile(4, TILE_VECTORS), store_tile(4, TILE_VECTORS)
 
 
 @inline
 def _pack_chunk(slot, chunk, b, b_row, b_col, k, n, packed):
     width = TILE_VECTORS * lanes(b)
     pack_panel(offset(b, chunk * width * b_col), b_row, b_col, k, n - chunk * width, offset(packed, chunk * width * k))
+
+
+@inline
+def pack_all(pool, b, b_row, b_col, k, n, out):
+    """b's panels in the order in which ``packed`` wants them ready: panel_elements(n, k, lanes) elements."""
+    width = TILE_VECTORS * lanes(b)
+    full = _depth(k)
+    for j in range(0, n, NC):
+        columns = min(NC, n - j)
+        panels = (columns + width - 1) // width
+        for p in range(0, k, full):
+            target = offset(out, j * k + p * panels * width)
+            parallel_for(pool, _pack_chunk, panels, (offset(b, p * b_row + j * b_col), b_row, b_col, min(full, k - p), columns, target))
 
 
 @inline
@@ -105,62 +131,9 @@ def copy_rows(a, a_row, m, k, out):
 
 
 @inline
-def _rows_chunk(slot, chunk, rows, a, a_row, a_col, packed, c, c_row, m, n, k, add, scratch):
-    """One block of c's rows against all packed panels."""
-    width = TILE_VECTORS * lanes(packed)
-    first = chunk * rows
-    count = min(rows, m - first)
-    block = offset(a, first * a_row)
-    target = offset(c, first * c_row)
-    mine = offset(scratch, slot * (MC * PITCH))
-    # what a tile reads in place: whole tiles of contiguous rows, unless enough panels pass them to pay for a better place
-    in_place = count - count % MR if a_col == 1 and n < 8 * width and a_row % 256 != 0 else 0
-    rest = offset(block, in_place * a_row)
-    row, step = PITCH, 1
-    if a_col == 1:
-        copy_rows(rest, a_row, count - in_place, k, mine)
-    else:
-        pack_rows(rest, a_row, a_col, count, k, mine)
-        row, step = 1, MR
-    panel_rows = PITCH if a_col == 1 else k
-    for j in range(0, n, width):
-        panel = offset(packed, j * k)
-        for i in range(0, in_place, MR):
-            for r in range(MR):
-                prefetch(target, (i + r) * c_row + j)
-            _store(_tile(k, offset(block, i * a_row), a_row, 1, panel, width, 0), offset(target, i * c_row + j), c_row, MR, n - j, add)
-        for i in range(in_place, count, MR):
-            for r in range(MR):  # c comes from far, and its rows are pages apart: ask now, add when the sums are done
-                prefetch(target, (i + r) * c_row + j)
-            sums = _tile(k, offset(mine, (i - in_place) * panel_rows), row, step, panel, width, 0)
-            _store(sums, offset(target, i * c_row + j), c_row, count - i, n - j, add)
-
-
-@inline
-def multiply_packed(pool, slots, a, a_row, a_col, b, b_row, b_col, c, c_row, m, n, k, add, workspace):
-    """workspace: packed_elements(n, k, slots, lanes) elements."""
-    width = TILE_VECTORS * lanes(b)
-    depth_blocks = max(1, (k + KC - 1) // KC)
-    full_depth = (k + depth_blocks - 1) // depth_blocks
-    columns_packed = (min(n, NC) + width - 1) // width * width
-    scratch = offset(workspace, full_depth * columns_packed)
-    rows = min(MC, max(MR, ((m + slots - 1) // slots + MR - 1) // MR * MR))
-    for j in range(0, n, NC):
-        columns = min(NC, n - j)
-        for p in range(0, max(k, 1), max(full_depth, 1)):
-            depth = min(full_depth, k - p)
-            parallel_for(
-                pool,
-                _pack_chunk,
-                (columns + width - 1) // width,
-                (offset(b, p * b_row + j * b_col), b_row, b_col, depth, columns, workspace),
-            )
-            parallel_for(
-                pool,
-                _rows_chunk,
-                (m + rows - 1) // rows,
-                (rows, offset(a, p * a_col), a_row, a_col, workspace, offset(c, j), c_row, m, columns, depth, add or p > 0, scratch),
-            )
+def _prefetch_rows(c, c_row, rows):
+    for r in range(rows):  # c comes from far, and its rows are pages apart: ask now, add when the sums are done
+        prefetch(c, r * c_row)
 
 
 # ------------------------------------------------------------------------------------------------ b in place
@@ -188,68 +161,162 @@ _many_rows = _rows_in_place(TILE_ROWS, TILE_VECTORS)
 _four_rows = _rows_in_place(4, TILE_VECTORS)
 _one_row = _rows_in_place(1, 8)
 
+# Rows of b in one pass. Each is a stream of its own, from pages of its own: more of them than the core follows at once
+# (prefetchers, first-level TLB) cost more than going over c again. Many rows of c find a longer pass in L2.
+FEW_STREAMS, MANY_STREAMS = 16, 64
+FEWEST_STREAMS = 8  # where rows lie a power of two apart, in the same few sets of the caches
+BLOCK = 8  # vectors of columns that all rows of c pass before the next ones
 
-@inline
-def _direct_chunk(slot, chunk, width, a, a_row, a_col, b, b_row, c, c_row, m, n, k, add):
-    """All rows of c for one range of columns."""
-    first = chunk * width
-    last = min(n, first + width)
-    i = 0
-    while i + MR <= m:
-        _many_rows(k, offset(a, i * a_row), a_row, a_col, b, b_row, offset(c, i * c_row), c_row, first, last, add)
-        i += MR
-    while i + 4 <= m:
-        _four_rows(k, offset(a, i * a_row), a_row, a_col, b, b_row, offset(c, i * c_row), c_row, first, last, add)
-        i += 4
-    while i < m:
-        _one_row(k, offset(a, i * a_row), a_row, a_col, b, b_row, offset(c, i * c_row), c_row, first, last, add)
-        i += 1
-
-
-@inline
-def multiply_direct(pool, slots, a, a_row, a_col, b, b_row, c, c_row, m, n, k, add):
-    """b's columns must be contiguous (b_col == 1)."""
-    V = lanes(b)
-    width = max(8 * V, ((n + 4 * slots - 1) // (4 * slots) + 8 * V - 1) // (8 * V) * (8 * V)) if pool != 0 else n
-    if n > 0:
-        parallel_for(pool, _direct_chunk, (n + width - 1) // width, (width, a, a_row, a_col, b, b_row, c, c_row, m, n, k, add))
-
-
-# ------------------------------------------------------------------------------------------------ dot products
 _dot_43, _dot_41, _dot_14, _dot_11 = dot_tile(4, 3), dot_tile(4, 1), dot_tile(1, 4), dot_tile(1, 1)
 
 
-@inline
-def _dots_chunk(slot, chunk, width, a, a_row, b, b_col, c, c_row, m, n, k):
-    first = chunk * width
-    last = min(n, first + width)
-    many = m - m % 4
-    j = first
-    while j + 3 <= last:
-        for i in range(0, many, 4):
-            store_scalars(
-                _dot_43(k, offset(a, i * a_row), a_row, offset(b, j * b_col), b_col), offset(c, i * c_row + j), c_row, 1, 3, False
-            )
-        j += 3
-    while j < last:
-        for i in range(0, many, 4):
-            store_scalars(
-                _dot_41(k, offset(a, i * a_row), a_row, offset(b, j * b_col), b_col), offset(c, i * c_row + j), c_row, 1, 1, False
-            )
-        j += 1
-    for i in range(many, m):
+def products(finish):
+    """``(packed, direct, dots)`` whose last step on a part of c is ``finish(part, c_row, rows, columns, row, column, x, y, z)``.
+
+    row, column: where the part begins in c. x, y, z: what the caller handed on: a pointer, an integer and a number.
+    """
+
+    @inline
+    def rows_chunk(slot, chunk, row_chunks, column_chunks, a, a_row, a_col, panels, c, c_row, m, n, k, add, last, scratch, column, x, y, z):
+        """A block of c's rows against a range of panels."""
+        width = TILE_VECTORS * lanes(panels)
+        part, across = chunk % row_chunks, chunk // row_chunks
+        tiles, count_panels = (m + MR - 1) // MR, (n + width - 1) // width
+        first = part * tiles // row_chunks * MR
+        count = min(m, (part + 1) * tiles // row_chunks * MR) - first
+        from_panel, to_panel = across * count_panels // column_chunks, (across + 1) * count_panels // column_chunks
+        block = offset(a, first * a_row)
+        target = offset(c, first * c_row)
+        mine = offset(scratch, slot * (MC * PITCH))
+        # what a tile reads in place: whole tiles of contiguous rows, unless enough panels pass them to pay for a better place
+        whole = count - count % MR
+        in_place = whole if a_col == 1 and to_panel - from_panel < 8 and a_row % 256 != 0 else 0
+        row, step, panel_rows = PITCH, 1, PITCH
+        if a_col == 1:
+            copy_rows(offset(block, in_place * a_row), a_row, count - in_place, k, mine)
+        else:
+            pack_rows(block, a_row, a_col, count, k, mine)
+            row, step, panel_rows = 1, MR, k
+        four = whole if 0 < count - whole <= 4 else count  # a last tile of four rows is enough
+        for q in range(from_panel, to_panel):
+            j = q * width
+            panel = offset(panels, j * k)
+            for i in range(0, in_place, MR):
+                there = offset(target, i * c_row + j)
+                _prefetch_rows(there, c_row, MR)
+                _store(_tile(k, offset(block, i * a_row), a_row, 1, panel, width, 0), there, c_row, MR, n - j, add)
+            for i in range(in_place, four, MR):
+                there = offset(target, i * c_row + j)
+                _prefetch_rows(there, c_row, MR)
+                sums = _tile(k, offset(mine, (i - in_place) * panel_rows), row, step, panel, width, 0)
+                _store(sums, there, c_row, count - i, n - j, add)
+            if four < count:
+                sums = _tile_4(k, offset(mine, (four - in_place) * panel_rows), row, step, panel, width, 0)
+                _store_4(sums, offset(target, four * c_row + j), c_row, count - four, n - j, add)
+            if last and y:
+                finish(offset(target, j), c_row, count, min(width, n - j), first, column + j, x, y, z)
+
+    @inline
+    def packed(pool, slots, a, a_row, a_col, b, b_row, b_col, c, c_row, m, n, k, ready, scratch, x, y, z):
+        """ready: b is pack_all's result. scratch: scratch_elements(n, k, slots, lanes, ready) elements."""
+        if m == 0:
+            return
+        width = TILE_VECTORS * lanes(b)
+        full = _depth(k)
+        space = scratch if ready else offset(scratch, full * ((min(n, NC) + width - 1) // width * width))
+        tiles = (m + MR - 1) // MR
+        row_chunks = (tiles * MR + MC - 1) // MC
+        if pool != 0:
+            row_chunks = min(tiles, (row_chunks + slots - 1) // slots * slots)
+        for j in range(0, n, NC):
+            columns = min(NC, n - j)
+            count = (columns + width - 1) // width
+            column_chunks = 1 if pool == 0 or row_chunks >= slots else min(count, (2 * slots + row_chunks - 1) // row_chunks)
+            for p in range(0, max(k, 1), full):
+                depth = min(full, k - p)
+                panels = scratch
+                if ready:
+                    panels = offset(b, j * k + p * count * width)
+                else:
+                    parallel_for(pool, _pack_chunk, count, (offset(b, p * b_row + j * b_col), b_row, b_col, depth, columns, scratch))
+                parallel_for(
+                    pool,
+                    rows_chunk,
+                    row_chunks * column_chunks,
+                    (row_chunks, column_chunks, offset(a, p * a_col), a_row, a_col, panels, offset(c, j), c_row, m, columns, depth,
+                     p > 0, p + full >= k, space, j, x, y, z),
+                )
+
+    @inline
+    def direct_chunk(slot, chunk, width, a, a_row, a_col, b, b_row, c, c_row, m, n, k, x, y, z):
+        """All rows of c for one range of columns."""
+        first = chunk * width
+        last = min(n, first + width)
+        streams = max(k, 1)
+        if k * (last - first) > 1 << 13:
+            streams = FEW_STREAMS if m < MR else MANY_STREAMS
+            if b_row % (64 * lanes(b)) == 0:
+                streams = FEWEST_STREAMS
+        for p in range(0, max(k, 1), streams):
+            depth = min(streams, k - p)
+            left, right = offset(a, p * a_col), offset(b, p * b_row)
+            for j in range(first, last, BLOCK * lanes(b)):
+                end = min(last, j + BLOCK * lanes(b))
+                i = 0
+                while i + MR <= m:
+                    _many_rows(depth, offset(left, i * a_row), a_row, a_col, right, b_row, offset(c, i * c_row), c_row, j, end, p > 0)
+                    i += MR
+                while i + 4 <= m:
+                    _four_rows(depth, offset(left, i * a_row), a_row, a_col, right, b_row, offset(c, i * c_row), c_row, j, end, p > 0)
+                    i += 4
+                while i < m:
+                    _one_row(depth, offset(left, i * a_row), a_row, a_col, right, b_row, offset(c, i * c_row), c_row, j, end, p > 0)
+                    i += 1
+        if y:
+            finish(offset(c, first), c_row, m, last - first, 0, first, x, y, z)
+
+    @inline
+    def direct(pool, slots, a, a_row, a_col, b, b_row, c, c_row, m, n, k, x, y, z):
+        """b's columns must be contiguous (b_col == 1)."""
+        wide = TILE_VECTORS * lanes(b)
+        width = max(wide, (n + 2 * slots - 1) // (2 * slots) // wide * wide) if pool != 0 else n
+        if n > 0:
+            parallel_for(pool, direct_chunk, (n + width - 1) // width, (width, a, a_row, a_col, b, b_row, c, c_row, m, n, k, x, y, z))
+
+    @inline
+    def dots_chunk(slot, chunk, width, a, a_row, b, b_col, c, c_row, m, n, k, x, y, z):
+        first = chunk * width
+        last = min(n, first + width)
+        many = m - m % 4
         j = first
-        while j + 4 <= last:
-            store_scalars(_dot_14(k, offset(a, i * a_row), 0, offset(b, j * b_col), b_col), offset(c, i * c_row + j), c_row, 1, 4, False)
-            j += 4
+        while j + 3 <= last:
+            for i in range(0, many, 4):
+                sums = _dot_43(k, offset(a, i * a_row), a_row, offset(b, j * b_col), b_col)
+                store_scalars(sums, offset(c, i * c_row + j), c_row, 1, 3, False)
+            j += 3
         while j < last:
-            store_scalars(_dot_11(k, offset(a, i * a_row), 0, offset(b, j * b_col), b_col), offset(c, i * c_row + j), c_row, 1, 1, False)
+            for i in range(0, many, 4):
+                sums = _dot_41(k, offset(a, i * a_row), a_row, offset(b, j * b_col), b_col)
+                store_scalars(sums, offset(c, i * c_row + j), c_row, 1, 1, False)
             j += 1
+        for i in range(many, m):
+            j = first
+            while j + 4 <= last:
+                sums = _dot_14(k, offset(a, i * a_row), 0, offset(b, j * b_col), b_col)
+                store_scalars(sums, offset(c, i * c_row + j), c_row, 1, 4, False)
+                j += 4
+            while j < last:
+                sums = _dot_11(k, offset(a, i * a_row), 0, offset(b, j * b_col), b_col)
+                store_scalars(sums, offset(c, i * c_row + j), c_row, 1, 1, False)
+                j += 1
+        if y:
+            finish(offset(c, first), c_row, m, last - first, 0, first, x, y, z)
 
+    @inline
+    def dots(pool, slots, a, a_row, b, b_col, c, c_row, m, n, k, x, y, z):
+        """a's and b's k must be contiguous (a_col == 1, b_row == 1)."""
+        width = max(12, ((n + 4 * slots - 1) // (4 * slots) + 11) // 12 * 12) if pool != 0 else n
+        if n > 0:
+            parallel_for(pool, dots_chunk, (n + width - 1) // width, (width, a, a_row, b, b_col, c, c_row, m, n, k, x, y, z))
 
-@inline
-def multiply_dots(pool, slots, a, a_row, b, b_col, c, c_row, m, n, k):
-    """a's and b's k must be contiguous (a_col == 1, b_row == 1)."""
-    width = max(12, ((n + 4 * slots - 1) // (4 * slots) + 11) // 12 * 12) if pool != 0 else n
-    if n > 0:
-        parallel_for(pool, _dots_chunk, (n + width - 1) // width, (width, a, a_row, b, b_col, c, c_row, m, n, k))
+    return packed, direct, dots

@@ -6,19 +6,21 @@ import numpy as np
 
 from ...cpu import parallel
 from ...cpu.features import vector_bits
-from ...cpu.gemm import packed_elements
+from ...cpu.gemm import panel_elements, scratch_elements
 from ...cpu.workspace import workspace
+from ...packing import is_packed, prepared
 from ..activation import activate, activation_gradient, needs_input
 from ..numba_activation import code_of
-from .numba_gemm import DIRECT, DOTS, PACKED, finish, gemm
+from .numba_gemm import BY_COLUMN, DIRECT, DOTS, PACKED, READY, gemm, pack_weight
 from .reference import _sum_to
 
+_empty = np.empty
 NOTHING = {c: np.empty(0, c) for c in "fd"}
 LANES = {"f": vector_bits() // 32, "d": vector_bits() // 64}
 
 # Measured (bench/thresholds): below this many multiply-adds one thread is done before a second one has started.
 PARALLEL_WORK = 1 << 17
-# b is packed where enough rows of a pass over it to pay for the copy
+# b is packed where enough rows of a pass over it to pay for the copy; sooner where its rows share a few sets of the caches
 PACK_ROWS = 48
 # dot products add up their lanes at the end, which only a long k pays for
 DOT_ROWS = 64
@@ -26,32 +28,50 @@ DOT_ROWS = 64
 
 def _way(m, n, k, a, b):
     size = a.itemsize
-    a_row, a_col = a.strides
-    b_row, b_col = b.strides
-    if (b_row == size and b_col != size) or k == 1:
-        if a_col == size and (m <= DOT_ROWS or n < 8):
-            return DOTS
-        return PACKED
-    if b_col == size or n == 1:
-        return DIRECT if m <= PACK_ROWS or m * n * k <= 96 * 96 * 96 else PACKED
+    a_col, (b_row, b_col) = a.strides[1], b.strides
+    if b_row == size and (b_col != size or n == 1):
+        return DOTS if a_col == size and (m <= DOT_ROWS or n < 8) else PACKED
+    if b_col == size:
+        return DIRECT if m <= (PACK_ROWS if b_row % 2048 else PACK_ROWS // 3) or m * n * k <= 96 * 96 * 96 else PACKED
     return PACKED
 
 
-def multiply(a, b, out=None):
-    """a @ b for two-dimensional arrays."""
+def multiply(a, b, out=None, bias=None, what=0, slope=0.0):
+    """activation(a @ b + bias) for two-dimensional arrays; what: see numba_gemm.gemm."""
     m, k = a.shape
     n = b.shape[1]
-    char = a.dtype.char
-    c = np.empty((m, n), a.dtype) if out is None else out
+    dtype = a.dtype
+    char = dtype.char
+    c = _empty((m, n), dtype) if out is None else out
+    if m * n * k <= PARALLEL_WORK and n > 1 and b.flags.c_contiguous:  # the shortest way for what is over in microseconds
+        nothing = NOTHING[char]
+        gemm[char](0, 1, DIRECT, a, b, c, nothing, nothing if bias is None else bias, what, slope)
+        return c
+    if n == 1 and m > 1 and what == 0 and c.strides[0] == c.itemsize:
+        gemv = c.T  # a column is a row of the transposed product, whose columns the threads share
+        return multiply(b.T, a.T, gemv).T if out is None else multiply(b.T, a.T, gemv)
     pool, slots = parallel.team() if m * n * k > PARALLEL_WORK else (0, 1)
     way = _way(m, n, k, a, b)
-    if way == DOTS and (a.strides[1] != a.itemsize or b.strides[0] != b.itemsize):
-        way = PACKED
-    if way == DIRECT and b.strides[1] != b.itemsize:
-        way = PACKED
-    scratch = workspace(packed_elements(n, k, slots, LANES[char]), a.dtype) if way == PACKED else NOTHING[char]
-    gemm[char](pool, slots, way, a, b, c, scratch)
+    scratch = workspace(scratch_elements(n, k, slots, LANES[char], False), a.dtype) if way == PACKED else NOTHING[char]
+    gemm[char](pool, slots, way, a, b, c, scratch, NOTHING[char] if bias is None else bias, what, slope)
     return c
+
+
+def _multiply_ready(a, w, bias, what, slope):
+    """activation(a @ w.T + bias) for a packed weight, whose panels are kept with it."""
+    (m, k), n, char = a.shape, w.shape[0], a.dtype.char
+    pool, slots = parallel.team() if m * n * k > PARALLEL_WORK else (0, 1)
+    panels = prepared(w, "gemm", lambda: _panels(w, pool))
+    c = np.empty((m, n), a.dtype)
+    scratch = workspace(scratch_elements(n, k, slots, LANES[char], True), a.dtype)
+    gemm[char](pool, slots, READY, a, panels, c, scratch, NOTHING[char] if bias is None else bias, what, slope)
+    return c
+
+
+def _panels(w, pool):
+    out = np.empty((1, panel_elements(*w.shape, LANES[w.dtype.char])), w.dtype)
+    pack_weight[w.dtype.char](pool, w.T, out[0])
+    return out
 
 
 def matmul(arrays, params, train):
@@ -84,13 +104,16 @@ def matmul_backward(grad, arrays, saved, params, needs):
 
 def linear(arrays, params, train):
     x, w, bias = arrays
-    y = multiply(x, w.T)
     act = params.activation
     code = code_of(act)
-    if bias is not None or code:
-        char = x.dtype.char
-        pool = parallel.pool() if y.size > PARALLEL_WORK // 8 else 0
-        finish[char](pool, y, NOTHING[char] if bias is None else np.ascontiguousarray(bias), code or 0, act.slope if code else 0.0)
+    what = (code or 0) + (0 if bias is None else BY_COLUMN)
+    slope = act.slope if code else 0.0
+    if bias is not None:
+        bias = np.ascontiguousarray(bias)
+    if is_packed(w) and x.shape[0] > 1:
+        y = _multiply_ready(x, w, bias, what, slope)
+    else:
+        y = multiply(x, w.T, None, bias, what, slope)
     z = y
     if code is None:
         y = activate(act, z)

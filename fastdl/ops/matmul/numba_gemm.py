@@ -1,14 +1,14 @@
-"""Entry points to the matrix product of cpu/gemm.py, and the bias and activation of linear."""
+"""Entry points to the matrix product of cpu/gemm.py, with bias and activation as its last step."""
 
 from __future__ import annotations
 
-from ...cpu._pool import parallel_for
-from ...cpu.gemm import multiply_direct, multiply_dots, multiply_packed
+from ...cpu.gemm import pack_all, products
 from ...cpu.jit import inline, kernel
-from ...cpu.simd import lanes, load, load_n, offset, pointer, splat, store, store_n
+from ...cpu.simd import broadcast, lanes, load, load_n, offset, pointer, splat, store, store_n
 from ..numba_activation import apply_activation
 
-DOTS, DIRECT, PACKED = 0, 1, 2
+DOTS, DIRECT, PACKED, READY = 0, 1, 2, 3  # ways: see cpu/gemm.py; READY: b is pack_weight's panels
+BY_COLUMN, BY_ROW = 16, 32  # where a bias belongs; added to the activation's code
 
 
 @inline
@@ -17,51 +17,49 @@ def _strides(x):
     return x.strides[0] // size, x.strides[1] // size
 
 
-@kernel("i i i R2 R2 W2 W1")
-def gemm(pool, slots, way, a, b, c, workspace):
-    """c = a b; c has contiguous rows."""
+@inline
+def finish_block(c, c_row, m, n, row, column, bias, what, slope):
+    """c = activation(c + bias) in place."""
+    V = lanes(c)
+    act, leak = what % 16, splat(c, slope)
+    for i in range(m):
+        target = offset(c, i * c_row)
+        shift = broadcast(bias, row + i) if what & BY_ROW else splat(c, 0.0)
+        j = 0
+        while j + V <= n:
+            if what & BY_COLUMN:
+                shift = load(bias, column + j)
+            store(target, j, apply_activation(load(target, j) + shift, act, leak))
+            j += V
+        if j < n:
+            if what & BY_COLUMN:
+                shift = load_n(bias, column + j, n - j)
+            store_n(target, j, apply_activation(load_n(target, j, n - j) + shift, act, leak), n - j)
+
+
+_packed, _direct, _dots = products(finish_block)
+
+
+@kernel("i i i R2 R2 W2 W1 R1 i T")
+def gemm(pool, slots, way, a, b, c, scratch, bias, what, slope):
+    """c = activation(a b + bias); c has contiguous rows. what: the activation's code and whose bias it is, or 0."""
     m, k = a.shape
-    n = b.shape[1]
+    n = c.shape[1]
     a_row, a_col = _strides(a)
     b_row, b_col = _strides(b)
     c_row = c.strides[0] // c.itemsize
+    A, B, C, x = pointer(a), pointer(b), pointer(c), pointer(bias)
     if way == DOTS:
-        multiply_dots(pool, slots, pointer(a), a_row, pointer(b), b_col, pointer(c), c_row, m, n, k)
+        _dots(pool, slots, A, a_row, B, b_col, C, c_row, m, n, k, x, what, slope)
     elif way == DIRECT:
-        multiply_direct(pool, slots, pointer(a), a_row, a_col, pointer(b), b_row, pointer(c), c_row, m, n, k, False)
+        _direct(pool, slots, A, a_row, a_col, B, b_row, C, c_row, m, n, k, x, what, slope)
     else:
-        multiply_packed(
-            pool, slots, pointer(a), a_row, a_col, pointer(b), b_row, b_col, pointer(c), c_row, m, n, k, False, pointer(workspace)
-        )
+        _packed(pool, slots, A, a_row, a_col, B, b_row, b_col, C, c_row, m, n, k, way == READY, pointer(scratch), x, what, slope)
 
 
-@inline
-def _finish_chunk(slot, chunk, rows, c, c_row, m, n, bias, has_bias, act, slope):
-    V = lanes(c)
-    for i in range(chunk * rows, min(m, (chunk + 1) * rows)):
-        row = offset(c, i * c_row)
-        j = 0
-        while j + V <= n:
-            v = load(row, j)
-            if has_bias:
-                v = v + load(bias, j)
-            store(row, j, apply_activation(v, act, splat(c, slope)))
-            j += V
-        if j < n:
-            v = load_n(row, j, n - j)
-            if has_bias:
-                v = v + load_n(bias, j, n - j)
-            store_n(row, j, apply_activation(v, act, splat(c, slope)), n - j)
-
-
-@kernel("i W2 R1 i T")
-def finish(pool, c, bias, act, slope):
-    """c = activation(c + bias) in place; an empty bias is none."""
-    m, n = c.shape
-    rows = max(1, 4096 // max(n, 1))
-    parallel_for(
-        pool,
-        _finish_chunk,
-        (m + rows - 1) // rows,
-        (rows, pointer(c), c.strides[0] // c.itemsize, m, n, pointer(bias), bias.shape[0] > 0, act, slope),
-    )
+@kernel("i R2 W1")
+def pack_weight(pool, b, out):
+    """b's panels, for way READY."""
+    k, n = b.shape
+    b_row, b_col = _strides(b)
+    pack_all(pool, pointer(b), b_row, b_col, k, n, pointer(out))
