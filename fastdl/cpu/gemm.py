@@ -42,6 +42,13 @@ def _depth(k):
     return max(1, (k + passes - 1) // passes)
 
 
+@inline
+def _columns(n, width):
+    """How many columns a pass takes: as few passes as NC allows, all about as wide, in whole panels."""
+    passes = max(1, (n + NC - 1) // NC)
+    return max(1, ((n + passes - 1) // passes + width - 1) // width) * width
+
+
 # ------------------------------------------------------------------------------------------------ packing
 @inline
 def pack_panel(b, b_row, b_col, k, n, out):
@@ -106,8 +113,9 @@ def pack_all(pool, b, b_row, b_col, k, n, out):
     """b's panels in the order in which ``packed`` wants them ready: panel_elements(n, k, lanes) elements."""
     width = TILE_VECTORS * lanes(b)
     full = _depth(k)
-    for j in range(0, n, NC):
-        columns = min(NC, n - j)
+    block = _columns(n, width)
+    for j in range(0, n, block):
+        columns = min(block, n - j)
         panels = (columns + width - 1) // width
         for p in range(0, k, full):
             target = offset(out, j * k + p * panels * width)
@@ -219,7 +227,7 @@ def products(finish):
     @inline
     def packed(pool, slots, a, a_row, a_col, b, b_row, b_col, c, c_row, m, n, k, ready, scratch, x, y, z):
         """ready: b is pack_all's result. scratch: scratch_elements(n, k, slots, lanes, ready) elements."""
-        if m == 0:
+        if m == 0 or n == 0:
             return
         width = TILE_VECTORS * lanes(b)
         full = _depth(k)
@@ -228,8 +236,9 @@ def products(finish):
         row_chunks = (tiles * MR + MC - 1) // MC
         if pool != 0:
             row_chunks = min(tiles, (row_chunks + slots - 1) // slots * slots)
-        for j in range(0, n, NC):
-            columns = min(NC, n - j)
+        block = _columns(n, width)
+        for j in range(0, n, block):
+            columns = min(block, n - j)
             count = (columns + width - 1) // width
             column_chunks = 1 if pool == 0 or row_chunks >= slots else min(count, (2 * slots + row_chunks - 1) // row_chunks)
             for p in range(0, max(k, 1), full):

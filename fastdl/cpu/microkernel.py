@@ -266,6 +266,47 @@ def store_tile(rows: int, vectors: int):
 
 
 @functools.cache
+def finish_tile(rows: int, vectors: int):
+    """``store(acc, c, c_row, n, bias, floor)``: c = max(acc + bias[row], floor), a NaN staying, for a tile's first n columns.
+
+    bias: a pointer to ``rows`` numbers; floor: a number, minus infinity for none.
+    """
+
+    @intrinsic
+    def store(typingctx, acc, c, c_row, n, bias, floor):
+        vector = vector_of(c.dtype)
+
+        def codegen(context, builder, signature, args):
+            acc_, c_, c_row_, n_, bias_, floor_ = args
+            vt = llvm_type(context, vector)
+            least = _splat_value(builder, vt, context.cast(builder, floor_, signature.args[5], vector.scalar))
+            values = []
+            for i in range(rows):
+                shift = _splat_value(builder, vt, builder.load(builder.gep(bias_, [INTP(i)]), align=1))
+                for j in range(vectors):
+                    value = builder.fadd(builder.extract_value(acc_, i * vectors + j), shift)
+                    values.append(builder.select(builder.fcmp_ordered("<", value, least), least, value))
+            with builder.if_else(builder.icmp_signed(">=", n_, INTP(vectors * vector.lanes)), likely=True) as (whole, partial):
+                for branch, full in ((whole, True), (partial, False)):
+                    with branch:
+                        row = c_
+                        for i in range(rows):
+                            for j in range(vectors):
+                                where = _vector_pointer(builder, row, INTP(j * vector.lanes), vt)
+                                if full:
+                                    builder.store(values[i * vectors + j], where, align=1)
+                                    continue
+                                left = builder.sub(n_, INTP(j * vector.lanes))
+                                with builder.if_then(builder.icmp_signed(">", left, INTP(0))):
+                                    store_first(builder, vector, where, values[i * vectors + j], left)
+                            row = builder.gep(row, [c_row_])
+
+        return types.void(acc, c, types.intp, types.intp, bias, floor), codegen
+
+    return store
+
+
+@functools.cache
 def dot_tile(rows: int, columns: int, *, indirect: bool = False):
     """``dot(k, a, a_row, b, b_row)``: the dot products of rows of a with rows of b, both contiguous along k.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ...packing import is_packed, prepared
 from ..activation import activate, activation_gradient, needs_input
 from ..layout import empty_like_layout, is_channels_last
@@ -10,8 +12,9 @@ from . import choice
 from .numba_pixels_plan import forward_plan, transposed_plan
 from .numba_pixels_plan import run as run_pixels
 from .numba_pixels_plan import weight_gradient as pixels_weight_gradient
-from .numba_planes_plan import Plan, run_channels, serves_channels, weights_from
+from .numba_planes_plan import SMALL_GROUP, Plan, run_channels, run_groups, serves_channels, serves_few, weights_from
 from .numba_planes_plan import run as run_planes
+from .numba_pointwise import run as run_pointwise
 from .numba_winograd_plan import run as run_winograd
 from .numba_winograd_plan import transformed
 
@@ -28,14 +31,24 @@ def conv(arrays, params, train):
         weights = prepared(w, ("winograd", m), lambda: transformed(w, m, False))
         before = params.padding[1][0], params.padding[2][0]
         return _activated(lambda act: run_winograd(m, x, weights, w.shape[0], before, shape, bias, act, x), params, train)
+    if x.size and _is_pointwise(w, params):
+        return _activated(lambda act: run_pointwise(x, w, bias, shape, act), params, train)
+    if serves_few(x, w, params):
+        return _activated(lambda act: run_groups(x, w, bias, params, shape, act), params, train)
     if _is_flat(x, w, params):
         flat = forward_plan(x.shape[1], w.shape, params, params.out[1:])
         return _activated(lambda act: run_pixels(flat, x, w, False, bias, shape, act, x), params, train)
     if serves_channels(x, w, params):
         before = params.padding[1][0], params.padding[2][0]
         return _activated(lambda act: run_channels(x, w, bias, before, params.stride[1:], params.dilation[1:], shape, act), params, train)
+    if max(x.shape[1], w.shape[0]) <= SMALL_GROUP * params.groups and params.groups > 1:
+        return _activated(lambda act: run_groups(x, w, bias, params, shape, act), params, train)
     plan = Plan.forward(x.shape, w.shape, params)
     return _activated(lambda act: run_planes(plan, x, w, bias, shape, x, params.groups, act), params, train)
+
+
+def _is_pointwise(w, params):
+    return params.groups == 1 and math.prod(w.shape[2:]) == 1 and math.prod(params.stride) == 1 and not any(map(any, params.padding))
 
 
 def _is_flat(x, w, params):

@@ -1,5 +1,5 @@
 """Running convolutions over planes: which kernel cells meet which places, for the kernels of numba_direct.py and
-numba_depthwise.py. Any number of dimensions and groups."""
+numba_groups.py. Any number of dimensions and groups."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from ...cpu import parallel
-from ...cpu.features import vector_bits
+from ...cpu.features import caches, vector_bits
 from ...cpu.microkernel import TILE_ROWS
 from ...cpu.workspace import workspace
 from ...packing import prepared
@@ -17,8 +17,8 @@ from ..layout import empty_like_layout, is_channels_last
 from ..numba_activation import code_of
 from . import reference
 from .numba_channels import convolve_channels
-from .numba_depthwise import CELLS, convolve_groups, gradient_depthwise, scratch_elements
 from .numba_direct import WIDE, correlate, weight_gradient
+from .numba_groups import CELLS, convolve_groups, gradient_depthwise, scratch_elements
 from .numba_planes import make_planes
 
 NOTHING = {c: np.empty(0, c) for c in "fd"}
@@ -148,7 +148,7 @@ def run(plan, x, w, bias, shape, like, groups=None, act=None):
         return y
     pool, slots = _pool_for(y.size * w[0].size if not plan.transpose else x.size * w[0].size)
     if groups > 1 and max(x.shape[1], shape[1]) <= SMALL_GROUP * groups:
-        _run_groups(plan, x, w, bias, y, groups, act, pool, slots)
+        _groups(plan, 0, x, w, bias, y, groups, act, pool, slots)
         return y
     step = _images(plan, x)
     slack = WIDE * lanes * 4
@@ -240,18 +240,51 @@ def weights_from(x, dy, w, params):
 
 
 # ------------------------------------------------------------------------------------------------ small groups
-def _run_groups(plan, x, w, bias, y, groups, act, pool, slots):
+def serves_few(x, w, params) -> bool:
+    """Whether numba_groups.py serves a convolution in one group: few channels, planes in memory, at most two dimensions."""
+    return x.size > 0 and params.ndim < 3 and params.groups == 1 and w.shape[1] <= SMALL_GROUP <= w.shape[0] and not is_channels_last(x)
+
+
+def run_groups(x, w, bias, params, shape, act):
+    """A convolution of few channels in a group, a band of rows at a time."""
+    y = empty_like_layout(shape, x.dtype, x)
+    if not y.size:
+        return y
+    if not x.size:
+        y[...] = 0
+        return y
+    pool, slots = _pool_for(y.size * w[0].size)
+    plan, band = _banded(x.shape, w.shape, params, slots)
+    _groups(plan, band, x, w, bias, y, params.groups, act, pool, slots)
+    return y
+
+
+@functools.lru_cache(maxsize=1024)
+def _banded(x_shape, w_shape, params, slots):
+    """(plan, rows of y in a band): a group's planes share L2 with what is read and written beside them, and every thread
+    has a few bands."""
+    depth, height, width = params.out
+    jobs = x_shape[0] * params.groups
+    band = height
+    while True:
+        plan = Plan.forward(x_shape, w_shape, params, (depth, band, width))
+        small = plan.plane * w_shape[1] * 4 <= caches()[1] // 4
+        if band <= 4 or (small and (slots == 1 or jobs * -(-height // band) >= 4 * slots)):
+            return plan, band
+        band = -(-band // 2)
+
+
+def _groups(plan, band, x, w, bias, y, groups, act, pool, slots):
     char = x.dtype.char
-    channels = x.shape[1] // groups
-    share = scratch_elements(channels, plan.plane, plan.places[2], LANES[char])
+    share = scratch_elements(x.shape[1] // groups, plan.plane, plan.places[2], LANES[char])
     scratch = workspace(slots * share, x.dtype)
-    bias = NOTHING[char] if bias is None else np.ascontiguousarray(bias)
+    bias = np.zeros(y.shape[1], x.dtype) if bias is None else np.ascontiguousarray(bias)
     for problem in plan.problems:
         weights = prepared(w, ("rows", None if problem.cells is None else problem.cells.tobytes()),
                            lambda problem=problem: _weight_matrix(w, problem, plan.transpose, groups).reshape(-1))
-        convolve_groups[char](pool, groups, x, *plan.before, *plan.stride, *plan.places, problem.offsets, weights, bias,
-                              code_of(act) or 0, 0.0 if act is None else act.slope, y[(slice(None), slice(None), *problem.outputs)],
-                              scratch, share)
+        part = y[(slice(None), slice(None), *problem.outputs)] if plan.transpose else y
+        convolve_groups[char](pool, groups, band or part.shape[3], x, *plan.before, *plan.stride, *plan.places, problem.offsets, weights,
+                              bias, code_of(act) or 0, 0.0 if act is None else act.slope, part, scratch, share)
 
 
 def _depthwise_gradient(plan, x, dy, w):

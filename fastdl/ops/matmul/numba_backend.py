@@ -57,12 +57,14 @@ def multiply(a, b, out=None, bias=None, what=0, slope=0.0):
     return c
 
 
-def _multiply_ready(a, w, bias, what, slope):
-    """activation(a @ w.T + bias) for a packed weight, whose panels are kept with it."""
+def multiply_packed_weight(a, w, out=None, bias=None, what=0, slope=0.0):
+    """activation(a @ w.T + bias); the panels of a packed weight are kept with it."""
+    if not is_packed(w) or a.shape[0] == 1:
+        return multiply(a, w.T, out, bias, what, slope)
     (m, k), n, char = a.shape, w.shape[0], a.dtype.char
     pool, slots = parallel.team() if m * n * k > PARALLEL_WORK else (0, 1)
     panels = prepared(w, "gemm", lambda: _panels(w, pool))
-    c = np.empty((m, n), a.dtype)
+    c = np.empty((m, n), a.dtype) if out is None else out
     scratch = workspace(scratch_elements(n, k, slots, LANES[char], True), a.dtype)
     gemm[char](pool, slots, READY, a, panels, c, scratch, NOTHING[char] if bias is None else bias, what, slope)
     return c
@@ -110,10 +112,7 @@ def linear(arrays, params, train):
     slope = act.slope if code else 0.0
     if bias is not None:
         bias = np.ascontiguousarray(bias)
-    if is_packed(w) and x.shape[0] > 1:
-        y = _multiply_ready(x, w, bias, what, slope)
-    else:
-        y = multiply(x, w.T, None, bias, what, slope)
+    y = multiply_packed_weight(x, w, None, bias, what, slope)
     z = y
     if code is None:
         y = activate(act, z)

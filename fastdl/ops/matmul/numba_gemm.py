@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ...cpu.gemm import pack_all, products
 from ...cpu.jit import inline, kernel
-from ...cpu.simd import broadcast, lanes, load, load_n, offset, pointer, splat, store, store_n
-from ..numba_activation import apply_activation
+from ...cpu.simd import broadcast, lanes, larger, load, load_n, offset, pointer, splat, store, store_n
+from ..numba_activation import RELU, apply_activation
 
 DOTS, DIRECT, PACKED, READY = 0, 1, 2, 3  # ways: see cpu/gemm.py; READY: b is pack_weight's panels
 BY_COLUMN, BY_ROW = 16, 32  # where a bias belongs; added to the activation's code
@@ -22,6 +24,7 @@ def finish_block(c, c_row, m, n, row, column, bias, what, slope):
     """c = activation(c + bias) in place."""
     V = lanes(c)
     act, leak = what % 16, splat(c, slope)
+    floor = splat(c, 0.0 if act == RELU else -np.inf)
     for i in range(m):
         target = offset(c, i * c_row)
         shift = broadcast(bias, row + i) if what & BY_ROW else splat(c, 0.0)
@@ -29,7 +32,8 @@ def finish_block(c, c_row, m, n, row, column, bias, what, slope):
         while j + V <= n:
             if what & BY_COLUMN:
                 shift = load(bias, column + j)
-            store(target, j, apply_activation(load(target, j) + shift, act, leak))
+            v = larger(load(target, j) + shift, floor)
+            store(target, j, v if act <= RELU else apply_activation(v, act, leak))
             j += V
         if j < n:
             if what & BY_COLUMN:

@@ -1,19 +1,22 @@
-"""Convolution of few channels at a time (depthwise, small groups): vectors run along the positions of a plane.
+"""Convolution of few input channels (first layers, depthwise, small groups): vectors run along the positions of a plane.
 
-With one or a few channels in a group there is no matrix product to be had: each output is a window slid over its group's
-planes. So a thread makes the planes of one group of one image (numba_planes.py: padded, any stride a matter of phases)
-and slides over them while they are in its cache, a few rows of a few vectors at a time in registers.
+A thread makes the planes of one group of one image (numba_planes.py: padded, any stride a matter of phases), a band of rows
+at a time, and slides over them while they are in its cache. Where a group has outputs enough, a tile is a few of them by a
+few vectors of positions, and the planes are the right operand of a matrix product, row t of which, for a channel and
+kernel cell, is the plane from offsets[t] on. With one or a few outputs (depthwise) a tile is a few rows of positions.
 
 The weight gradient is the other sum over the same pairs: for each kernel cell, over all positions, dy times the plane.
 """
 
 from __future__ import annotations
 
+import numpy as np
+
 from ...cpu._pool import parallel_for
 from ...cpu.jit import inline, kernel
-from ...cpu.microkernel import store_tile, window_tile
+from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS, finish_tile, outer_tile, store_tile, window_tile
 from ...cpu.simd import fma, gather, hsum, lanes, load, load_n, offset, pointer, read, splat, store, store_n, write
-from ..numba_activation import apply_activation
+from ..numba_activation import RELU, apply_activation
 from .numba_planes import _strides, make_plane, zero
 
 ROWS, VECTORS = 8, 4  # the most a tile has of each; planes have room for so many more rows after their last cell
@@ -55,50 +58,95 @@ def _slide(rows, vectors):
 _tall, _square, _flat = _slide(ROWS, 1), _slide(4, 2), _slide(2, VECTORS)
 
 
+def _outputs(rows, vectors):
+    tile, put, finish = outer_tile(rows, vectors, indirect=True), store_tile(rows, vectors), finish_tile(rows, vectors)
+
+    @inline
+    def run(T, plane, pitch, offsets, w, TH, TW, bias, act, slope, y, yk, yh, yw, sums):
+        """``rows`` channels of y at one depth: TH rows of TW positions."""
+        wide = vectors * lanes(plane)
+        floor = 0.0 if act == RELU else -np.inf
+        simple = yw == 1 and act <= RELU
+        for h in range(TH):
+            for j in range(0, TW, wide):
+                n = min(wide, TW - j)
+                acc = tile(T, w, T, 1, offset(plane, h * pitch + j), offsets, 0)
+                target = offset(y, h * yh + j * yw)
+                if simple:
+                    finish(acc, target, yk, n, bias, floor)
+                    continue
+                put(acc, sums, wide, rows, wide, False)
+                for k in range(rows):
+                    shift = splat(plane, read(bias, k))
+                    _write_tile(offset(sums, k * wide), wide, 1, n, shift, act, splat(plane, slope), offset(target, k * yk), yh, yw)
+
+    return run
+
+
+_many_outputs, _four_outputs = _outputs(TILE_ROWS, TILE_VECTORS), _outputs(4, TILE_VECTORS)
+
+
 @inline
-def _group_chunk(slot, chunk, groups, C, K, x, sn, sc, sd, sh, sw, D, H, W, pd, ph, pw, td, th, tw, Ds, Hs, Ws, T, offsets, w, bias,
-                 has_bias, act, slope, y, yn, yk, yd, yh, yw, TD, TH, TW, scratch, scratch_size):
+def _group_chunk(slot, chunk, groups, bands, band, C, K, x, sn, sc, sd, sh, sw, D, H, W, pd, ph, pw, td, th, tw, Ds, Hs, Ws, T, offsets, w,
+                 bias, act, slope, y, yn, yk, yd, yh, yw, TD, TH, TW, scratch, scratch_size):
     V = lanes(x)
-    image, group = chunk // groups, chunk % groups
+    h0, rest = chunk % bands * band, chunk // bands
+    image, group = rest // groups, rest % groups
+    rows = min(band, TH - h0)
     sums = offset(scratch, slot * scratch_size)
     planes = offset(sums, ROWS * VECTORS * V)
     size = td * th * tw * Ds * Hs * Ws
     for c in range(C):
         source = offset(x, image * sn + (group * C + c) * sc)
-        make_plane(source, sd, sh, sw, D, H, W, pd, ph, pw, td, th, tw, Ds, Hs, Ws, offset(planes, c * size))
+        make_plane(source, sd, sh, sw, D, H, W, pd, ph - h0 * th, pw, td, th, tw, Ds, Hs, Ws, offset(planes, c * size))
     zero(planes, C * size, C * size + ROWS * Ws + (VECTORS + 1) * V)  # read by tiles that reach over the edge, and dropped
-    for k in range(group * K, (group + 1) * K):
-        weights = offset(w, k * T)
-        shift = splat(x, read(bias, k) if has_bias else 0.0)
-        leak = splat(x, slope)
-        for d in range(TD):
-            plane = offset(planes, d * Hs * Ws)
-            target = offset(y, image * yn + k * yk + d * yd)
+    leak = splat(x, slope)
+    for d in range(TD):
+        plane = offset(planes, d * Hs * Ws)
+        image_y = offset(y, image * yn + d * yd + h0 * yh)
+        k, last = group * K, (group + 1) * K
+        if K >= 4:
+            while k < last:
+                if k + TILE_ROWS <= last:
+                    _many_outputs(T, plane, Ws, offsets, offset(w, k * T), rows, TW, offset(bias, k), act, slope,
+                                  offset(image_y, k * yk), yk, yh, yw, sums)
+                    k += TILE_ROWS
+                else:
+                    k = min(k, last - 4)  # the last four outputs: some perhaps once more
+                    _four_outputs(T, plane, Ws, offsets, offset(w, k * T), rows, TW, offset(bias, k), act, slope,
+                                  offset(image_y, k * yk), yk, yh, yw, sums)
+                    k += 4
+        while k < last:
+            shift = splat(x, read(bias, k))
+            weights, target = offset(w, k * T), offset(image_y, k * yk)
             if TW <= V:
-                _tall(T, plane, Ws, offsets, weights, TH, TW, shift, act, leak, target, yh, yw, sums)
+                _tall(T, plane, Ws, offsets, weights, rows, TW, shift, act, leak, target, yh, yw, sums)
             elif TW <= 2 * V:
-                _square(T, plane, Ws, offsets, weights, TH, TW, shift, act, leak, target, yh, yw, sums)
+                _square(T, plane, Ws, offsets, weights, rows, TW, shift, act, leak, target, yh, yw, sums)
             else:
-                _flat(T, plane, Ws, offsets, weights, TH, TW, shift, act, leak, target, yh, yw, sums)
+                _flat(T, plane, Ws, offsets, weights, rows, TW, shift, act, leak, target, yh, yw, sums)
+            k += 1
 
 
-@kernel("i i R5 i i i i i i i i i L1 R1 R1 i T W5 W1 i")
-def convolve_groups(pool, groups, x, pd, ph, pw, td, th, tw, Ds, Hs, Ws, offsets, w, bias, act, slope, y, scratch, scratch_size):
+@kernel("i i i R5 i i i i i i i i i L1 R1 R1 i T W5 W1 i")
+def convolve_groups(pool, groups, band, x, pd, ph, pw, td, th, tw, Ds, Hs, Ws, offsets, w, bias, act, slope, y, scratch, scratch_size):
     """y[n, k] = act(bias[k] + sum over t of w[k, t] * the group's planes from offsets[t] on).
 
     w: flat, a row of len(offsets) for each channel of y; offsets count from the start of a group's first plane. pd..: the
-    padding before, td.. the stride, Ds.. the places of a phase. scratch: scratch_size (see scratch_elements) a thread.
+    padding before, td.. the stride, Ds.. the places of a phase, for ``band`` rows of y at a time. scratch: scratch_size
+    (see scratch_elements) a thread.
     """
     N, C, D, H, W = x.shape
     _, K, TD, TH, TW = y.shape
     sn, sc, sd, sh, sw = _strides(x)
     yn, yk, yd, yh, yw = _strides(y)
+    bands = (TH + band - 1) // band
     parallel_for(
         pool,
         _group_chunk,
-        N * groups,
-        (groups, C // groups, K // groups, pointer(x), sn, sc, sd, sh, sw, D, H, W, pd, ph, pw, td, th, tw, Ds, Hs, Ws,
-         offsets.shape[0], pointer(offsets), pointer(w), pointer(bias), bias.shape[0] > 0, act, slope,
+        N * groups * bands,
+        (groups, bands, band, C // groups, K // groups, pointer(x), sn, sc, sd, sh, sw, D, H, W, pd, ph, pw, td, th, tw, Ds, Hs, Ws,
+         offsets.shape[0], pointer(offsets), pointer(w), pointer(bias), act, slope,
          pointer(y), yn, yk, yd, yh, yw, TD, TH, TW, pointer(scratch), scratch_size),
     )
 
