@@ -16,6 +16,7 @@ TILE_COLUMNS_F4 = TILE_VECTORS * _lanes
 # a panel as large as L1: c is read and written once for each KC, which from 1024 columns on costs more than streaming
 # the panel from L2 (measured on Zen 3 at 1024 and 2048 cubed: 0.84 of OpenBLAS with half of it, 0.99 with this)
 KC = max(64, min(1024, features.caches()[0] // (4 * TILE_COLUMNS_F4) // 8 * 8))
-# a fifth of L2 for the block of a: rows at a power-of-two stride use the sets unevenly
-MC = max(TILE_ROWS, min(16 * TILE_ROWS, features.caches()[1] // 5 // (4 * KC)) // TILE_ROWS * TILE_ROWS)
+# a tenth of L2 for the block of a: small enough that two threads end together (two threads at 1024 cubed: 134 GFLOP/s with
+# twice as much, 147 with this)
+MC = max(TILE_ROWS, min(16 * TILE_ROWS, features.caches()[1] // 10 // (4 * KC)) // TILE_ROWS * TILE_ROWS)
 NC = 3072
