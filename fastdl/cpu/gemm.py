@@ -234,13 +234,14 @@ def products(finish):
         space = scratch if ready else offset(scratch, full * ((min(n, NC) + width - 1) // width * width))
         tiles = (m + MR - 1) // MR
         row_chunks = (tiles * MR + MC - 1) // MC
-        if pool != 0:
-            row_chunks = min(tiles, (row_chunks + slots - 1) // slots * slots)
         block = _columns(n, width)
         for j in range(0, n, block):
             columns = min(block, n - j)
             count = (columns + width - 1) // width
-            column_chunks = 1 if pool == 0 or row_chunks >= slots else min(count, (2 * slots + row_chunks - 1) // row_chunks)
+            # chunks enough for threads to end together; each copies its rows of a, which takes a few panels to pay
+            column_chunks = 1
+            if pool != 0 and row_chunks < 8 * slots:
+                column_chunks = max(1, min(count // 4, (8 * slots + row_chunks - 1) // row_chunks))
             for p in range(0, max(k, 1), full):
                 depth = min(full, k - p)
                 panels = scratch

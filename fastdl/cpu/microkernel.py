@@ -267,41 +267,47 @@ def store_tile(rows: int, vectors: int):
 
 @functools.cache
 def finish_tile(rows: int, vectors: int):
-    """``store(acc, c, c_row, n, bias, floor)``: c = max(acc + bias[row], floor), a NaN staying, for a tile's first n columns.
+    """``store(acc, c, c_row, m, n, bias, bias_step, floor)``: c = max(acc + bias, floor), a NaN staying.
 
-    bias: a pointer to ``rows`` numbers; floor: a number, minus infinity for none.
+    The first m rows and n columns of a tile. Row i has bias[i * bias_step], which must be there for all ``rows``; floor is a
+    number, minus infinity for none.
     """
 
     @intrinsic
-    def store(typingctx, acc, c, c_row, n, bias, floor):
+    def store(typingctx, acc, c, c_row, m, n, bias, bias_step, floor):
         vector = vector_of(c.dtype)
 
         def codegen(context, builder, signature, args):
-            acc_, c_, c_row_, n_, bias_, floor_ = args
+            acc_, c_, c_row_, m_, n_, bias_, bias_step_, floor_ = args
             vt = llvm_type(context, vector)
-            least = _splat_value(builder, vt, context.cast(builder, floor_, signature.args[5], vector.scalar))
-            values = []
+            least = _splat_value(builder, vt, context.cast(builder, floor_, signature.args[7], vector.scalar))
+            values, place = [], bias_
             for i in range(rows):
-                shift = _splat_value(builder, vt, builder.load(builder.gep(bias_, [INTP(i)]), align=1))
+                shift = _splat_value(builder, vt, builder.load(place, align=1))
+                place = builder.gep(place, [bias_step_])
                 for j in range(vectors):
                     value = builder.fadd(builder.extract_value(acc_, i * vectors + j), shift)
                     values.append(builder.select(builder.fcmp_ordered("<", value, least), least, value))
-            with builder.if_else(builder.icmp_signed(">=", n_, INTP(vectors * vector.lanes)), likely=True) as (whole, partial):
-                for branch, full in ((whole, True), (partial, False)):
-                    with branch:
-                        row = c_
-                        for i in range(rows):
+            full = builder.and_(builder.icmp_signed(">=", m_, INTP(rows)), builder.icmp_signed(">=", n_, INTP(vectors * vector.lanes)))
+            with builder.if_else(full, likely=True) as (whole, partial):
+                with whole:
+                    row = c_
+                    for i in range(rows):
+                        for j in range(vectors):
+                            builder.store(values[i * vectors + j], _vector_pointer(builder, row, INTP(j * vector.lanes), vt), align=1)
+                        row = builder.gep(row, [c_row_])
+                with partial:
+                    row = c_
+                    for i in range(rows):
+                        with builder.if_then(builder.icmp_signed("<", INTP(i), m_)):
                             for j in range(vectors):
-                                where = _vector_pointer(builder, row, INTP(j * vector.lanes), vt)
-                                if full:
-                                    builder.store(values[i * vectors + j], where, align=1)
-                                    continue
                                 left = builder.sub(n_, INTP(j * vector.lanes))
                                 with builder.if_then(builder.icmp_signed(">", left, INTP(0))):
+                                    where = _vector_pointer(builder, row, INTP(j * vector.lanes), vt)
                                     store_first(builder, vector, where, values[i * vectors + j], left)
-                            row = builder.gep(row, [c_row_])
+                        row = builder.gep(row, [c_row_])
 
-        return types.void(acc, c, types.intp, types.intp, bias, floor), codegen
+        return types.void(acc, c, types.intp, types.intp, types.intp, bias, types.intp, floor), codegen
 
     return store
 

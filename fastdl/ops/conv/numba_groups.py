@@ -41,16 +41,24 @@ def _write_tile(sums, pitch, rows, n, shift, act, leak, y, yh, yw):
 
 
 def _slide(rows, vectors):
-    tile, put = window_tile(rows, vectors), store_tile(rows, vectors)
+    tile, put, finish = window_tile(rows, vectors), store_tile(rows, vectors), finish_tile(rows, vectors)
 
     @inline
-    def run(T, plane, pitch, offsets, w, TH, TW, shift, act, leak, y, yh, yw, sums):
+    def run(T, plane, pitch, offsets, w, TH, TW, bias, act, slope, y, yh, yw, sums):
         """One channel and depth of y: TH rows of TW positions."""
         wide = vectors * lanes(plane)
+        floor = 0.0 if act == RELU else -np.inf
+        simple = yw == 1 and act <= RELU
         for h in range(0, TH, rows):
             for j in range(0, TW, wide):
-                put(tile(T, offset(plane, h * pitch + j), pitch, offsets, w), sums, wide, rows, wide, False)
-                _write_tile(sums, wide, min(rows, TH - h), min(wide, TW - j), shift, act, leak, offset(y, h * yh + j * yw), yh, yw)
+                acc = tile(T, offset(plane, h * pitch + j), pitch, offsets, w)
+                target = offset(y, h * yh + j * yw)
+                m, n = min(rows, TH - h), min(wide, TW - j)
+                if simple:
+                    finish(acc, target, yh, m, n, bias, 0, floor)
+                else:
+                    put(acc, sums, wide, rows, wide, False)
+                    _write_tile(sums, wide, m, n, splat(plane, read(bias, 0)), act, splat(plane, slope), target, yh, yw)
 
     return run
 
@@ -73,7 +81,7 @@ def _outputs(rows, vectors):
                 acc = tile(T, w, T, 1, offset(plane, h * pitch + j), offsets, 0)
                 target = offset(y, h * yh + j * yw)
                 if simple:
-                    finish(acc, target, yk, n, bias, floor)
+                    finish(acc, target, yk, rows, n, bias, 1, floor)
                     continue
                 put(acc, sums, wide, rows, wide, False)
                 for k in range(rows):
@@ -100,7 +108,6 @@ def _group_chunk(slot, chunk, groups, bands, band, C, K, x, sn, sc, sd, sh, sw, 
         source = offset(x, image * sn + (group * C + c) * sc)
         make_plane(source, sd, sh, sw, D, H, W, pd, ph - h0 * th, pw, td, th, tw, Ds, Hs, Ws, offset(planes, c * size))
     zero(planes, C * size, C * size + ROWS * Ws + (VECTORS + 1) * V)  # read by tiles that reach over the edge, and dropped
-    leak = splat(x, slope)
     for d in range(TD):
         plane = offset(planes, d * Hs * Ws)
         image_y = offset(y, image * yn + d * yd + h0 * yh)
@@ -117,14 +124,13 @@ def _group_chunk(slot, chunk, groups, bands, band, C, K, x, sn, sc, sd, sh, sw, 
                                   offset(image_y, k * yk), yk, yh, yw, sums)
                     k += 4
         while k < last:
-            shift = splat(x, read(bias, k))
-            weights, target = offset(w, k * T), offset(image_y, k * yk)
+            weights, shift, target = offset(w, k * T), offset(bias, k), offset(image_y, k * yk)
             if TW <= V:
-                _tall(T, plane, Ws, offsets, weights, rows, TW, shift, act, leak, target, yh, yw, sums)
+                _tall(T, plane, Ws, offsets, weights, rows, TW, shift, act, slope, target, yh, yw, sums)
             elif TW <= 2 * V:
-                _square(T, plane, Ws, offsets, weights, rows, TW, shift, act, leak, target, yh, yw, sums)
+                _square(T, plane, Ws, offsets, weights, rows, TW, shift, act, slope, target, yh, yw, sums)
             else:
-                _flat(T, plane, Ws, offsets, weights, rows, TW, shift, act, leak, target, yh, yw, sums)
+                _flat(T, plane, Ws, offsets, weights, rows, TW, shift, act, slope, target, yh, yw, sums)
             k += 1
 
 

@@ -37,6 +37,7 @@ from .numba_planes import _strides
 MR = TILE_ROWS
 SHORT_RUN = 32  # elements; from here on a run is read in place
 _packed_tile = outer_tile(TILE_ROWS, TILE_VECTORS)
+_gradient_tile = runs_tile(TILE_ROWS, TILE_VECTORS, unroll=2)  # its runs are rows of small images
 _tile, _store = runs_tile(TILE_ROWS, TILE_VECTORS), store_tile(TILE_ROWS, TILE_VECTORS)
 
 
@@ -194,7 +195,7 @@ def _gradient_chunk(slot, chunk, items, group, band, N, rows, image_size, pixel_
         for item in range(chunk * group, min(items, (chunk + 1) * group)):
             target = offset(dw, item * MR * panels * width)
             for k in range(panels):
-                sums = _tile(min(band, OH - row), OW, source, offset(terms, item * MR), runs, pixel_w, offset(grad, k * panel_size), width)
+                sums = _gradient_tile(min(band, OH - row), OW, source, offset(terms, item * MR), runs, pixel_w, offset(grad, k * panel_size), width)
                 _store(sums, offset(target, k * width), panels * width, MR, width, step > 0)
 
 

@@ -28,6 +28,7 @@ IMAGES = 64 << 20  # bytes of padded pixel rows at a time
 BLOCK = 16 * TILE_ROWS  # pixels in a chunk
 PART = 16  # panels of outputs in a chunk, at most
 PARALLEL_WORK = 1 << 17  # multiply-adds
+WHOLE_PIXELS = 64  # channels up to which the weight gradient reads pixels as they are: neighbours in a row share cache lines
 
 
 class Sum(NamedTuple):
@@ -157,7 +158,7 @@ def weight_gradient(plan, x, dy, w):
     """The gradient of w (K, C, 1, kh, kw) of the convolution of x that ``plan`` describes, from dy.
 
     Both operands are laid out as a matrix product wants them: dy in panels of a tile's outputs, x in slices of a tile's
-    channels (all of them where they are few), so that a sum over pixels reads consecutive memory.
+    channels (all of them where they are few), so that a sum over pixels reads memory that lies close together.
     """
     char = x.dtype.char
     width, lanes = TILE_VECTORS * LANES[char], LANES[char]
@@ -165,7 +166,7 @@ def weight_gradient(plan, x, dy, w):
     pool, slots = parallel.team() if dy.size * w[0].size > PARALLEL_WORK else (0, 1)
     x, dy = (a if a.strides[4] == a.itemsize or a.strides[1] == a.itemsize else np.ascontiguousarray(a) for a in (x, dy))
     panels, pixels = -(-K // width), plan.size[0] * plan.size[1]
-    slice_width = C if C < 2 * TILE_ROWS else TILE_ROWS
+    slice_width = C if C <= WHOLE_PIXELS else TILE_ROWS
     slices = -(-C // slice_width)
     step = max(1, min(N, IMAGES // (x.itemsize * (pixels * slices * slice_width + OH * OW * panels * width))))
     slice_size, panel_size = step * pixels * slice_width, step * OH * OW * width

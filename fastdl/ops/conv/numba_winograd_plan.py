@@ -78,13 +78,17 @@ def _block(points, Cb, panels, tiles, slots):
     """How many tiles, and how many panels of outputs, a chunk takes.
 
     V and M of a block share half of L2; where the weights do not fit L2 themselves, twice as many tiles use each panel
-    that comes from further away. With few tiles the outputs are split, and each part transforms its input again.
+    that comes from further away, and where there are few tiles in all, every tile does: then threads share the outputs,
+    and each part transforms its input again.
     """
+    weights = 4 * points * Cb * panels * WIDTH
     fit = caches()[1] // 2 // (4 * points * (Cb + K_BLOCK * WIDTH))
-    least = 4 * TILE_ROWS if points * Cb * panels * WIDTH * 4 > caches()[1] else 2 * TILE_ROWS
+    least = 4 * TILE_ROWS if weights > caches()[1] else 2 * TILE_ROWS
     block = max(least, fit // TILE_ROWS * TILE_ROWS)
-    per_slot = -(-tiles // (2 * slots)) if slots > 1 else tiles
-    block = min(block, max(TILE_ROWS, -(-per_slot // TILE_ROWS) * TILE_ROWS))
+    if not (weights > 4 * caches()[1] and tiles <= least and panels >= 4 * slots):
+        per_slot = -(-tiles // (2 * slots)) if slots > 1 else tiles
+        block = min(block, -(-per_slot // TILE_ROWS) * TILE_ROWS)
+    block = min(block, -(-tiles // TILE_ROWS) * TILE_ROWS)
     blocks = -(-tiles // block)
     parts = 1 if slots == 1 or blocks >= 2 * slots else min(panels, -(-2 * slots // blocks))
     return block, -(-panels // parts)
