@@ -15,11 +15,16 @@ def workspace(elements: int, dtype) -> np.ndarray:
 
     It is the calling thread's until its next call: a kernel that calls another kernel must not hold one.
     """
-    nbytes = elements * dtype.itemsize + 64
+    nbytes = elements * dtype.itemsize
     block = getattr(_local, "block", None)
     if block is None or block.nbytes < nbytes:
-        block = np.empty(nbytes, np.uint8)
+        block = _aligned(nbytes)
         if nbytes <= _KEEP:
             _local.block = block
-    start = -block.ctypes.data % 64
-    return block[start : start + elements * dtype.itemsize].view(dtype)
+    return block[:nbytes].view(dtype)
+
+
+def _aligned(nbytes):
+    memory = np.empty(nbytes + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + nbytes]

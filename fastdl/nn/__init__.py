@@ -7,6 +7,7 @@
 
     module.py       Parameter, Module, and OperatorLayer: a layer that is one operator
     linear.py conv.py pool.py rnn.py norm.py activation.py container.py      the layers
+    fusion.py       what a Sequential runs as one step
     init.py         first weights, manual_seed          weights.py      save and load
 
 Weights change in place, by an optimiser or ``load_state_dict``: run a pullback before changing what it was made with.
@@ -15,6 +16,7 @@ Weights change in place, by an optimiser or ``load_state_dict``: run a pullback 
 from .activation import ELU, GELU, Dropout, LeakyReLU, LogSoftmax, ReLU, Sigmoid, Softmax, Softplus, Tanh
 from .container import Sequential
 from .conv import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
+from .fusion import fusion
 from .init import manual_seed
 from .linear import Embedding, Flatten, Identity, Linear, Unflatten
 from .module import IncompatibleKeys, Module, OperatorLayer, Parameter
@@ -45,5 +47,5 @@ __all__ = [
     "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d", "Dropout", "Embedding", "Flatten",
     "GRUCell", "GroupNorm", "Identity", "IncompatibleKeys", "LPPool1d", "LPPool2d", "LPPool3d", "LSTMCell", "LayerNorm",
     "LeakyReLU", "Linear", "LogSoftmax", "MaxPool1d", "MaxPool2d", "MaxPool3d", "Module", "OperatorLayer", "Parameter",
-    "RNNCell", "ReLU", "Sequential", "Sigmoid", "Softmax", "Softplus", "Tanh", "Unflatten", "load", "manual_seed", "save",
+    "RNNCell", "ReLU", "Sequential", "Sigmoid", "Softmax", "Softplus", "Tanh", "Unflatten", "fusion", "load", "manual_seed", "save",
 ]

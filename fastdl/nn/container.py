@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from .fusion import fused
 from .module import Module
 
 
 class Sequential(Module):
     """Layers one after another, by number or, given one dict, by name; its ``state_dict`` keys are torch's ("0.weight").
 
+    An activation runs as the last step of a convolution or linear layer before it (:class:`fastdl.nn.fusion`).
     ``pullback(dy, needs=False)`` stops at the first layer that has something to train.
     """
 
@@ -46,14 +48,15 @@ class Sequential(Module):
         setattr(self, self._names[index], layer)
 
     def forward(self, x):
-        for layer in self:
-            x = layer(x)
+        for layer, options in fused(self):
+            x = layer(x, **options)
         return x
 
     def vjp(self, x):
-        layers, pullbacks = list(self), []
-        for layer in layers:
-            x, pullback = layer.vjp(x)
+        layers, pullbacks = [], []
+        for layer, options in fused(self):
+            x, pullback = layer.vjp(x, **options)
+            layers.append(layer)
             pullbacks.append(pullback)
 
         def pullback(dy, needs=True):

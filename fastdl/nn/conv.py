@@ -71,14 +71,14 @@ class _Conv(_ConvBase):
             options["padding"] = 0  # done before the operator
         return (self.weight, self.bias), options
 
-    def forward(self, x):
-        return super().forward(x if self.padding_mode == "zeros" else self._pad(x)[0])
+    def forward(self, x, **more):
+        return super().forward(x if self.padding_mode == "zeros" else self._pad(x)[0], **more)
 
-    def vjp(self, x):
+    def vjp(self, x, **more):
         if self.padding_mode == "zeros":
-            return super().vjp(x)
+            return super().vjp(x, **more)
         padded, pad_pullback = self._pad(x)
-        y, conv_pullback = super().vjp(padded)
+        y, conv_pullback = super().vjp(padded, **more)
 
         def pullback(dy, needs=True):
             dx = conv_pullback(dy, needs=needs)

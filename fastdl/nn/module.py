@@ -291,7 +291,10 @@ class Module:
 
 
 class OperatorLayer(Module):
-    """A layer that maps one array through one operator: it names the operator and says with what."""
+    """A layer that maps one array through one operator: it names the operator and says with what.
+
+    A call's keyword arguments are further options of the operator (what a Sequential fuses into it).
+    """
 
     operator: str  # its name in fastdl.functional
 
@@ -300,12 +303,16 @@ class OperatorLayer(Module):
         Parameter only), and options."""
         return (), {}
 
-    def forward(self, x, *extra):
+    def forward(self, x, *extra, **more):
         positional, options = self.arguments(x, *extra)
+        if more:
+            options = {**options, **more}
         return getattr(F, self.operator)(x, *map(packed_of, positional), **options)
 
-    def vjp(self, x, *extra):
+    def vjp(self, x, *extra, **more):
         positional, options = self.arguments(x, *extra)
+        if more:
+            options = {**options, **more}
         y, operator_pullback = getattr(F, self.operator).vjp(x, *map(data_of, positional), **options)
         tensors = [a for a in positional if a is None or isinstance(a, (Parameter, np.ndarray))]  # one gradient for each
 

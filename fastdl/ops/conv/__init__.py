@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from ... import check
 from ...op import Call, operator
 from ..activation import check_activation
@@ -124,9 +126,7 @@ def _conv(op, ndim, input, weight, bias, stride, padding, dilation, groups, acti
         raise ValueError(f"{op}: weight has {outputs} output channels, groups is {groups}; the rule is that groups divides them")
     if w.shape[1] * groups != channels:
         raise ValueError(f"{op}: weight has {w.shape[1]} input channels per group, input has {channels} (groups={groups})")
-    stride = check.integers(op, "stride", stride, ndim, 1)
-    dilation = check.integers(op, "dilation", dilation, ndim, 1)
-    padding = read_padding(op, padding, ndim)
+    stride, dilation, padding, _ = _options(op, ndim, stride, dilation, padding, 0)
     bias, activation = _check_rest(op, x, bias, outputs, activation, algorithm)
     params = conv_params(op, x.shape[-ndim:], w.shape[2:], stride, padding, dilation, groups, activation, algorithm)
     return _call(ndim, x, w, bias, outputs, params)
@@ -138,15 +138,30 @@ def _conv_transpose(op, ndim, input, weight, bias, stride, padding, output_paddi
     if w.shape[0] != channels:
         raise ValueError(f"{op}: weight has {w.shape[0]} input channels, input has {channels}; "
                          f"the rule for weight is (in, out / groups, ...)")
-    stride = check.integers(op, "stride", stride, ndim, 1)
-    dilation = check.integers(op, "dilation", dilation, ndim, 1)
-    output_padding = check.integers(op, "output_padding", output_padding, ndim, 0)
-    padding = read_padding(op, padding, ndim)
+    stride, dilation, padding, output_padding = _options(op, ndim, stride, dilation, padding, output_padding)
     outputs = w.shape[1] * groups
     bias, activation = _check_rest(op, x, bias, outputs, activation, algorithm)
     params = conv_transpose_params(op, x.shape[-ndim:], w.shape[2:], stride, padding, output_padding, dilation, groups, activation,
                                    algorithm)
     return _call(ndim, x, w, bias, outputs, params)
+
+
+def _options(op, ndim, *given):
+    """The options that are an integer or a few: a program gives the same ones again and again."""
+    return (_remembered if all(map(_is_plain, given)) else _read_options)(op, ndim, *given)
+
+
+def _is_plain(value):
+    """Whether a value that equals another is as good: 1.0 equals 1 and is no stride."""
+    return type(value) is int or type(value) is str or (type(value) is tuple and all(type(v) is int for v in value))
+
+
+def _read_options(op, ndim, stride, dilation, padding, output_padding):
+    return (check.integers(op, "stride", stride, ndim, 1), check.integers(op, "dilation", dilation, ndim, 1),
+            read_padding(op, padding, ndim), check.integers(op, "output_padding", output_padding, ndim, 0))
+
+
+_remembered = functools.lru_cache(maxsize=1024)(_read_options)
 
 
 def _check_arrays(op, ndim, input, weight, groups):
@@ -172,7 +187,8 @@ def _check_rest(op, x, bias, outputs, activation, algorithm):
             check.same_dtype(op, "bias", bias, "input", x)
         if bias.shape[0] != outputs:
             raise ValueError(f"{op}: bias has shape {bias.shape}; the rule is one entry for each of the {outputs} output channels")
-    check.choice(op, "algorithm", algorithm, ALGORITHMS)
+    if algorithm != "auto":
+        check.choice(op, "algorithm", algorithm, ALGORITHMS)
     return bias, None if activation is None else check_activation(op, activation)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 from ...packing import is_packed, prepared
-from ..activation import activate, activation_gradient, needs_input
+from ..activation import activate, needs_input
 from ..layout import empty_like_layout, is_channels_last
 from ..numba_activation import code_of
+from ..pointwise.numba_backend import activation_gradient
 from . import choice
 from .numba_pixels_plan import forward_plan, transposed_plan
 from .numba_pixels_plan import run as run_pixels

@@ -195,7 +195,8 @@ def _gradient_chunk(slot, chunk, items, group, band, N, rows, image_size, pixel_
         for item in range(chunk * group, min(items, (chunk + 1) * group)):
             target = offset(dw, item * MR * panels * width)
             for k in range(panels):
-                sums = _gradient_tile(min(band, OH - row), OW, source, offset(terms, item * MR), runs, pixel_w, offset(grad, k * panel_size), width)
+                right = offset(grad, k * panel_size)
+                sums = _gradient_tile(min(band, OH - row), OW, source, offset(terms, item * MR), runs, pixel_w, right, width)
                 _store(sums, offset(target, k * width), panels * width, MR, width, step > 0)
 
 

@@ -6,6 +6,7 @@ so the data gradient) is one for each phase of its stride, over the cells that m
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from typing import NamedTuple
@@ -32,13 +33,17 @@ WHOLE_PIXELS = 64  # channels up to which the weight gradient reads pixels as th
 
 
 class Sum(NamedTuple):
+    kind: tuple  # of its weight panels, beside other forms of the weight
     run_offsets: np.ndarray  # where each run starts, from an output pixel's place on
     count: int  # elements in a run
     cells: np.ndarray  # kernel cells (flat), in the order in which runs meet them
     outputs: tuple  # a slice of y's rows and one of its columns
 
 
-class Plan(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """Made once for each geometry, so that one plan is another only where it is the same object."""
+
     before: tuple  # rows and columns of zeros above and left of the image
     size: tuple  # rows and columns of the padded image
     stride: tuple  # from output pixel to output pixel
@@ -56,7 +61,8 @@ def _sum(taps, columns, channels, outputs):
         else:
             runs.append((row, column, [cell]))
     offsets = np.array([(row * columns + column) * channels for row, column, _ in runs], np.int64)
-    return Sum(offsets, len(runs[0][2]) * channels if runs else 0, np.array([c for *_, cells in runs for c in cells], np.int64), outputs)
+    cells = np.array([c for *_, cells in runs for c in cells], np.int64)
+    return Sum(("panels", cells.tobytes()), offsets, len(runs[0][2]) * channels if runs else 0, cells, outputs)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -115,42 +121,66 @@ def _panels(w, cells, outputs, channels, swapped, width):
     return out
 
 
-def run(plan, x, w, swapped, bias, shape, act, like):
-    """y of ``shape`` by a plan over x."""
-    char = x.dtype.char
-    width = TILE_VECTORS * LANES[char]
-    y = empty_like_layout(shape, x.dtype, like)
-    N, K = shape[:2]
-    work = sum(math.prod(y[0, :, 0, s.outputs[0], s.outputs[1]].shape) * s.count * len(s.run_offsets) for s in plan.sums) * N
-    pool, slots = parallel.team() if work > PARALLEL_WORK else (0, 1)
+class _Setup(NamedTuple):
+    """How a batch is cut into chunks, and the scratch memory for that."""
+
+    parallel: bool
+    images: int  # at a time
+    share: int  # elements of scratch memory of a thread
+    image: int  # elements of a padded image
+    sums: tuple  # for each of the plan's: (the sum, whether it makes all of y, pixels in a chunk, panels in a chunk)
+
+
+@functools.lru_cache(maxsize=1024)
+def _setup(plan, N, K, size, char, threads):
+    """size: rows and columns of y."""
+    width, itemsize = TILE_VECTORS * LANES[char], np.dtype(char).itemsize
+    shapes = [tuple(len(range(n)[part]) for n, part in zip(size, s.outputs, strict=True)) for s in plan.sums]
+    work = N * K * sum(math.prod(shape) * s.count * len(s.run_offsets) for shape, s in zip(shapes, plan.sums, strict=True))
+    slots = threads if work > PARALLEL_WORK else 1
     image = plan.size[0] * plan.size[1] * plan.channels
-    step = max(1, min(N, IMAGES // (x.itemsize * image)))
+    images = max(1, min(N, IMAGES // (itemsize * image)))
     panels = -(-K // width)
     part = min(PART, panels)
     # a chunk's sums, and the copied runs of a tile
     depth = max((s.count * len(s.run_offsets) for s in plan.sums if s.count < SHORT_RUN), default=0)
     share = (BLOCK + TILE_ROWS) * part * width + TILE_ROWS * depth + width
-    scratch_size = slots * share
+    sums = []
+    for shape, s in zip(shapes, plan.sums, strict=True):
+        pixels = math.prod(shape)
+        blocks = max(1, -(-pixels // BLOCK))
+        block = max(1, -(-pixels // (blocks * TILE_ROWS))) * TILE_ROWS
+        parts = max(-(-panels // part), min(panels, -(-4 * slots // (images * blocks))) if slots > 1 else 1)
+        sums.append((s, shape == size, block, -(-panels // parts)))
+    return _Setup(slots > 1, images, share, image, tuple(sums))
+
+
+def run(plan, x, w, swapped, bias, shape, act, like):
+    """y of ``shape`` by a plan over x."""
+    char = x.dtype.char
+    y = empty_like_layout(shape, x.dtype, like)
+    N, K = shape[:2]
+    pool, slots = parallel.team()
+    setup = _setup(plan, N, K, shape[3:], char, slots)
+    if not setup.parallel:
+        pool, slots = 0, 1
+    step, image = setup.images, setup.image
+    scratch_size = slots * setup.share
     memory = workspace(scratch_size + step * image, x.dtype)
+    scratch = memory[:scratch_size]
     places = np.empty(slots * (BLOCK + TILE_ROWS), np.int64)
     bias = NOTHING[char] if bias is None else np.ascontiguousarray(bias)
     code, slope = code_of(act) or 0, 0.0 if act is None else act.slope
-    made = [
-        prepared(w, ("panels", s.cells.tobytes(), swapped), functools.partial(_panels, w, s.cells, K, plan.channels, swapped, width))
-        for s in plan.sums
-    ]
+    row, column = plan.stride[0] * plan.size[1] * plan.channels, plan.stride[1] * plan.channels
+    width = TILE_VECTORS * LANES[char]
+    made = [prepared(w, (s.kind, swapped), functools.partial(_panels, w, s.cells, K, plan.channels, swapped, width)) for s in plan.sums]
     for start in range(0, N, step):
-        here = x[start : start + step]
-        rows = _rows(plan, here, memory[scratch_size:], pool)
-        for s, weights in zip(plan.sums, made, strict=True):
-            target = y[(slice(start, start + step), slice(None), slice(None), *s.outputs)]
-            pixels = target.shape[3] * target.shape[4]
-            blocks = -(-pixels // BLOCK)
-            block = -(-pixels // (blocks * TILE_ROWS)) * TILE_ROWS
-            parts = max(-(-panels // part), min(panels, -(-4 * slots // (len(here) * blocks))) if pool else 1)
-            convolve_pixels[char](pool, rows, image, plan.stride[0] * plan.size[1] * plan.channels, plan.stride[1] * plan.channels,
-                                  s.run_offsets, s.count, weights, block, -(-panels // parts), bias, code, slope, target,
-                                  memory[:scratch_size], share, places)
+        whole = step == N
+        rows = _rows(plan, x if whole else x[start : start + step], memory[scratch_size:], pool)
+        for (s, everything, block, part), weights in zip(setup.sums, made, strict=True):
+            target = y if whole and everything else y[(slice(start, start + step), slice(None), slice(None), *s.outputs)]
+            convolve_pixels[char](pool, rows, image, row, column, s.run_offsets, s.count, weights, block, part, bias, code, slope, target,
+                                  scratch, setup.share, places)
     return y
 
 

@@ -9,8 +9,9 @@ from ...cpu.features import vector_bits
 from ...cpu.gemm import panel_elements, scratch_elements
 from ...cpu.workspace import workspace
 from ...packing import is_packed, prepared
-from ..activation import activate, activation_gradient, needs_input
+from ..activation import activate, needs_input
 from ..numba_activation import code_of
+from ..pointwise.numba_backend import activation_gradient
 from .numba_gemm import BY_COLUMN, DIRECT, DOTS, PACKED, READY, gemm, pack_weight
 from .reference import _sum_to
 
