@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 
 import numpy as np
@@ -10,6 +11,7 @@ from .op import _is_torch
 
 _F4, _F8 = np.dtype("f4"), np.dtype("f8")  # attributes of np, looked up at every call, are slow
 _ndarray = np.ndarray
+_PLAIN = (int, str, type(None), bool)
 
 
 def array(op: str, name: str, value, ndim=None, kinds: str = "f"):
@@ -37,6 +39,24 @@ def array(op: str, name: str, value, ndim=None, kinds: str = "f"):
         rule = f"{ndim}" if isinstance(ndim, int) else " or ".join(map(str, ndim))
         raise ValueError(f"{op}: {name} has {value.ndim} dimensions {value.shape}; the rule is {rule}")
     return value
+
+
+def remembered(function):
+    """A function of plain arguments that remembers its answers: a program gives the same options again and again.
+
+    Plain are integers, strings, None, and tuples of integers. Anything else is worked out anew, for of two values that are
+    equal (1 and 1.0) one may be allowed and the other not.
+    """
+    cached = functools.lru_cache(maxsize=1024)(function)
+
+    @functools.wraps(function)
+    def call(*arguments):
+        for value in arguments:
+            if type(value) not in _PLAIN and not (type(value) is tuple and all([type(v) is int for v in value])):
+                return function(*arguments)
+        return cached(*arguments)
+
+    return call
 
 
 def same_dtype(op: str, name: str, value, other_name: str, other):

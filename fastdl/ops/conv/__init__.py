@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 from ... import check
 from ...op import Call, operator
 from ..activation import check_activation
@@ -146,22 +144,10 @@ def _conv_transpose(op, ndim, input, weight, bias, stride, padding, output_paddi
     return _call(ndim, x, w, bias, outputs, params)
 
 
-def _options(op, ndim, *given):
-    """The options that are an integer or a few: a program gives the same ones again and again."""
-    return (_remembered if all(map(_is_plain, given)) else _read_options)(op, ndim, *given)
-
-
-def _is_plain(value):
-    """Whether a value that equals another is as good: 1.0 equals 1 and is no stride."""
-    return type(value) is int or type(value) is str or (type(value) is tuple and all(type(v) is int for v in value))
-
-
-def _read_options(op, ndim, stride, dilation, padding, output_padding):
+@check.remembered
+def _options(op, ndim, stride, dilation, padding, output_padding):
     return (check.integers(op, "stride", stride, ndim, 1), check.integers(op, "dilation", dilation, ndim, 1),
             read_padding(op, padding, ndim), check.integers(op, "output_padding", output_padding, ndim, 0))
-
-
-_remembered = functools.lru_cache(maxsize=1024)(_read_options)
 
 
 def _check_arrays(op, ndim, input, weight, groups):

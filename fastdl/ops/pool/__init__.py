@@ -236,7 +236,7 @@ def _lp_pool(ndim, input, norm_type, kernel_size, stride, ceil_mode):
     norm = check.number(op, "norm_type", norm_type)
     if not norm > 0:
         raise ValueError(f"{op}: norm_type is {norm}; the rule is larger than 0 (inf is allowed)")
-    params = pool_params(op, ndim, size, kernel_size, stride, ceil_mode=ceil_mode)._replace(norm=norm)
+    params = pool_params(op, ndim, size, kernel_size, stride, 0, 1, ceil_mode)._replace(norm=norm)
     return Call((x,), params, output_shape(ndim, lead, params.out))
 
 

@@ -60,6 +60,7 @@ def output_shape(ndim: int, lead, out):
     return None if ndim == 3 and len(lead) == 2 else lead + out[3 - ndim:]
 
 
+@check.remembered
 def pool_params(op: str, ndim: int, size, kernel_size, stride, padding=0, dilation=1, ceil_mode=False) -> PoolParams:
     """Check what all windowed pooling takes and lay out the windows over ``size`` input elements."""
     window = check.integers(op, "kernel_size", kernel_size, ndim, 1)
