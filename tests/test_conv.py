@@ -420,3 +420,37 @@ def test_a_refusal_is_not_remembered_as_an_answer():
     for _ in range(2):
         with pytest.raises(ValueError, match="larger than the padded input"):
             F.conv2d(X, W, dilation=9)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("f,x,w,options", [
+    (F.conv2d, (2, 3, 40, 45), (20, 3, 5, 5), {"padding": 2}),  # few channels
+    (F.conv2d, (2, 24, 30, 31), (24, 1, 3, 3), {"groups": 24, "padding": 1, "stride": 2}),
+    (F.conv2d, (3, 32, 15, 14), (40, 32, 5, 5), {"padding": 2}),  # rows of pixels
+    (F.conv2d, (2, 48, 17, 19), (70, 48, 1, 1), {}),
+    (F.conv2d, (2, 32, 9, 9), (33, 32, 3, 3), {"padding": 1}),  # Winograd
+    (F.conv2d, (1, 24, 20, 20), (48, 12, 3, 3), {"groups": 2}),
+    (F.conv3d, (1, 8, 6, 9, 10), (16, 8, 3, 3, 3), {"padding": 1}),
+    (F.conv_transpose2d, (2, 40, 9, 8), (40, 20, 5, 5), {"stride": 2, "padding": 2}),
+])
+def test_any_number_of_threads(f, x, w, options, layout):
+    """The same bits, however images, rows and channels are shared out."""
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal(x).astype("f4"), rng.standard_normal(w).astype("f4")
+    if layout == "channels_last":
+        x = channels_last(x)
+
+    def run():
+        y, pullback = fastdl.vjp(f, x, w, **options)
+        return [y, *pullback(np.cos(y))]
+
+    threads = fastdl.get_num_threads()
+    try:
+        fastdl.set_num_threads(1)
+        want = run()
+        for count in (2, 3):
+            fastdl.set_num_threads(count)
+            for got, expected in zip(run(), want, strict=True):
+                np.testing.assert_array_equal(got, expected)
+    finally:
+        fastdl.set_num_threads(threads)

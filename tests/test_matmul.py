@@ -5,6 +5,7 @@ import pytest
 import torch
 from checker import check
 
+import fastdl
 import fastdl.functional as F
 
 BACKENDS = ["reference", "numba"]
@@ -47,3 +48,37 @@ def test_linear_activation(backend, activation):
         n=13,
         backend=backend,
     )
+
+
+# each way through cpu/gemm.py, above the size from which threads share the work; k long enough for several passes
+SHAPES = [(1, 1500, 300), (4, 600, 512), (7, 700, 333), (33, 300, 400), (60, 1100, 70), (200, 900, 50), (130, 70, 3300),
+          (700, 300, 1), (3, 900, 40)]
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("m,k,n", SHAPES)
+def test_any_number_of_threads(m, k, n, dtype):
+    """The same bits, however rows and columns are shared out; weights packed before or not."""
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((m, k)).astype(dtype), rng.standard_normal((k, n)).astype(dtype)
+    bias, w = rng.standard_normal(n).astype(dtype), np.ascontiguousarray(b.T)
+    packed = fastdl.pack(w)
+
+    def run():
+        return [F.matmul(a, b), F.matmul(a, w.T), F.matmul(np.asfortranarray(a), b), F.linear(a, packed, bias, activation="relu"),
+                F.linear(a, w, bias, activation="tanh")]
+
+    threads = fastdl.get_num_threads()
+    try:
+        fastdl.set_num_threads(1)
+        want = run()
+        for y in want[:3]:
+            np.testing.assert_allclose(y, a.astype("f8") @ b.astype("f8"), rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(want[3], np.maximum(want[0] + bias, 0), rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(want[4], np.tanh(want[0] + bias), rtol=1e-4, atol=1e-3)
+        for count in (2, 3, 5):
+            fastdl.set_num_threads(count)
+            for got, expected in zip(run(), want, strict=True):
+                np.testing.assert_array_equal(got, expected)
+    finally:
+        fastdl.set_num_threads(threads)

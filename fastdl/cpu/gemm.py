@@ -263,7 +263,7 @@ def products(finish):
         first = chunk * width
         last = min(n, first + width)
         streams = max(k, 1)
-        if k * (last - first) > 1 << 13:
+        if k * n > 1 << 13:  # not of this chunk: what is summed first must not depend on the number of threads
             streams = FEW_STREAMS if m < MR else MANY_STREAMS
             if b_row % (64 * lanes(b)) == 0:
                 streams = FEWEST_STREAMS

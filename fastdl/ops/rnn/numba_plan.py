@@ -17,6 +17,7 @@ from .numba_steps import CODES, GRU, RESET_FIRST
 # Measured on two cores: with fewer multiply-adds in all, or in a step that threads would share, one thread is done as soon.
 SPLIT_WORK, SPLIT_STEP = 1 << 17, 1 << 15
 SPLIT_PACK = 1 << 16  # the same for the elements of a weight to be packed
+SPLIT_GATES = 1 << 14  # and for the gates of a cell
 # Input rows that go through the input's weights together: enough to pay for reading these, few enough for their gates to
 # be in the cache when their steps come.
 ROWS_AT_ONCE = 48
