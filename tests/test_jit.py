@@ -11,11 +11,11 @@ from subprocesses import ROOT
 USE = """
 import numpy as np
 from fastdl.cpu import jit
-from fastdl.ops.matmul.numba_gemm import finish
-c = np.ones((3, 5), "f4")
-finish["f"](0, c, np.arange(5, dtype="f4"), 1, 0.0)
-assert (c == 1 + np.arange(5)).all()
-print(jit._cache_key(), sum(finish["f"].stats.cache_hits.values()))
+from fastdl.ops.pointwise.numba_pointwise import activate
+y = np.full(5, np.nan, "f4")
+activate["f"](0, np.arange(-2, 3, dtype="f4"), y, 1, 0.0)
+assert (y == [0, 0, 0, 1, 2]).all()
+print(jit._cache_key(), sum(activate["f"].stats.cache_hits.values()))
 """
 
 

@@ -6,4 +6,5 @@
     microkernel.py   register tiles of a matrix product; gemm.py, blocking.py: the whole product
     parallel.py      the thread pool (_pool.py, atomics.py: its compiled half), parallel_for
     workspace.py     scratch memory, reused
+    peak.py          what a core can do at most, measured
 """

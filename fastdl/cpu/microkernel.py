@@ -132,7 +132,7 @@ def outer_tile(rows: int, vectors: int, *, masked: bool = False, indirect: bool 
 
 
 @functools.cache
-def runs_tile(rows: int, vectors: int, unroll: int = 4):
+def runs_tile(rows: int, vectors: int, *, unroll: int = 4, unit: bool = False):
     """``tile(runs, count, a, a_rows, a_runs, a_step, b, b_step)``: a sum over ``runs`` runs of ``count`` steps each.
 
     Row i of a starts at a[a_rows[i] + a_runs[run]] in each run and moves on by a_step; b goes on by b_step from first to
@@ -157,7 +157,9 @@ def runs_tile(rows: int, vectors: int, unroll: int = 4):
                 loop = _Loop(builder, start, count_, times, [*values, b_now])
                 values, b_now = loop.values[:n], loop.values[n]
                 for t in range(times):
-                    place = builder.mul(builder.add(loop.index, INTP(t)), a_step_)
+                    place = builder.add(loop.index, INTP(t))
+                    if not unit:
+                        place = builder.mul(place, a_step_)
                     b_vectors = [builder.load(_vector_pointer(builder, b_now, INTP(j * vector.lanes), vt), align=1) for j in range(vectors)]
                     new = list(values)
                     for i in range(rows):

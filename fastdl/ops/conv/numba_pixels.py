@@ -11,6 +11,7 @@ The weight gradient is the same sum along the other axis: over the pixels of a r
 from __future__ import annotations
 
 from ...cpu._pool import parallel_for
+from ...cpu.blocking import KC
 from ...cpu.jit import inline, kernel
 from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS, outer_tile, runs_tile, store_tile
 from ...cpu.simd import (
@@ -38,7 +39,7 @@ MR = TILE_ROWS
 SHORT_RUN = 32  # elements; from here on a run is read in place
 _packed_tile = outer_tile(TILE_ROWS, TILE_VECTORS)
 _gradient_tile = runs_tile(TILE_ROWS, TILE_VECTORS, unroll=2)  # its runs are rows of small images
-_tile, _store = runs_tile(TILE_ROWS, TILE_VECTORS), store_tile(TILE_ROWS, TILE_VECTORS)
+_tile, _store = runs_tile(TILE_ROWS, TILE_VECTORS, unit=True), store_tile(TILE_ROWS, TILE_VECTORS)
 
 
 # ------------------------------------------------------------------------------------------------ weights
@@ -150,11 +151,19 @@ def _pixels_chunk(slot, chunk, blocks, block, parts, part, rows, image_size, pix
     if runs > 1 and count < SHORT_RUN:
         _short_runs(source, where, pixels, run_offsets, runs, count, offset(w, first_panel * depth * width), here, sums, Kb)
         here = 0
+    # so much of a panel at a time as stays in L1 while the block's pixels pass: some runs, or a piece of one
+    pieces = max(1, (count + KC - 1) // KC)
+    piece, group = max(1, (count + pieces - 1) // pieces), max(1, KC // max(count, 1))
     for panel in range(here):
         weights = offset(w, (first_panel + panel) * depth * width)
-        for p in range(0, pixels, MR):
-            _store(_tile(runs, count, source, offset(where, p), run_offsets, step, weights, width), offset(sums, p * Kb + panel * width),
-                   Kb, MR, width, False)
+        target = offset(sums, panel * width)
+        for r in range(0, max(runs, 1), group):  # once, for the zeros, where no cell meets the output
+            lines, starts = min(group, runs - r), offset(run_offsets, r)
+            for c in range(0, max(count, 1), piece):
+                part, here_, steps = offset(weights, (r * count + c) * width), offset(source, c), min(piece, count - c)
+                for p in range(0, pixels, MR):
+                    _store(_tile(lines, steps, here_, offset(where, p), starts, step, part, width), offset(target, p * Kb), Kb, MR, width,
+                           r + c > 0)
     k0 = first_panel * width
     _write_block(sums, Kb, pixels, p0, TW, k0, min(Kb, K - k0), bias, has_bias, act, slope, offset(y, image * yn + k0 * yk), yk, yh, yw)
 
