@@ -153,13 +153,10 @@ def runs_tile(rows: int, vectors: int, *, unroll: int = 4, unit: bool = False):
             shift = builder.load(builder.gep(a_runs_, [outer.index]))
             pointers = [builder.gep(a_, [builder.add(start, shift)]) for start in starts]
 
-            def steps(start, times, values, b_now):
-                loop = _Loop(builder, start, count_, times, [*values, b_now])
-                values, b_now = loop.values[:n], loop.values[n]
-                for t in range(times):
-                    place = builder.add(loop.index, INTP(t))
-                    if not unit:
-                        place = builder.mul(place, a_step_)
+            def steps(start, times, values, b_now, place):
+                loop = _Loop(builder, start, count_, times, [*values, b_now, place])
+                *values, b_now, place = loop.values
+                for _ in range(times):
                     b_vectors = [builder.load(_vector_pointer(builder, b_now, INTP(j * vector.lanes), vt), align=1) for j in range(vectors)]
                     new = list(values)
                     for i in range(rows):
@@ -168,11 +165,12 @@ def runs_tile(rows: int, vectors: int, *, unroll: int = 4, unit: bool = False):
                             new[i * vectors + j] = _fma(builder, vector, repeated, b_vectors[j], values[i * vectors + j])
                     values = new
                     b_now = builder.gep(b_now, [b_step_])
-                index, phis = loop.close([*values, b_now])
-                return index, phis[:n], phis[n]
+                    place = builder.add(place, INTP(1) if unit else a_step_)
+                index, phis = loop.close([*values, b_now, place])
+                return index, phis[:n], phis[n], phis[n + 1]
 
-            index, values, b_now = steps(INTP(0), unroll, outer.values[:n], outer.values[n])
-            _, values, b_now = steps(index, 1, values, b_now)
+            index, values, b_now, place = steps(INTP(0), unroll, outer.values[:n], outer.values[n], INTP(0))
+            _, values, b_now, _ = steps(index, 1, values, b_now, place)
             _, phis = outer.close([*values, b_now])
             return cgutils.pack_array(builder, phis[:n])
 
