@@ -19,6 +19,7 @@ from .numba_pointwise import run as run_pointwise
 from .numba_winograd_plan import run as run_winograd
 from .numba_winograd_plan import transformed
 
+POINTWISE_WORK = 1 << 17  # multiply-adds of an image, from which a product for each costs no more than one pass over all
 FEW = 4  # outputs; with fewer, vectors of positions beat tiles of outputs
 
 
@@ -32,7 +33,7 @@ def conv(arrays, params, train):
         weights = prepared(w, ("winograd", m), lambda: transformed(w, m, False))
         before = params.padding[1][0], params.padding[2][0]
         return _activated(lambda act: run_winograd(m, x, weights, w.shape[0], before, shape, bias, act, x), params, train)
-    if x.size and _is_pointwise(w, params):
+    if x.size and _is_pointwise(x, w, params):
         return _activated(lambda act: run_pointwise(x, w, bias, shape, act), params, train)
     if serves_few(x, w, params):
         return _activated(lambda act: run_groups(x, w, bias, params, shape, act), params, train)
@@ -48,8 +49,11 @@ def conv(arrays, params, train):
     return _activated(lambda act: run_planes(plan, x, w, bias, shape, x, params.groups, act), params, train)
 
 
-def _is_pointwise(w, params):
-    return params.groups == 1 and math.prod(w.shape[2:]) == 1 and math.prod(params.stride) == 1 and not any(map(any, params.padding))
+def _is_pointwise(x, w, params):
+    """1 x 1 over the whole image, and images large enough to be a product each, or in one."""
+    if params.groups != 1 or math.prod(w.shape[2:]) != 1 or math.prod(params.stride) != 1 or any(map(any, params.padding)):
+        return False
+    return x.shape[0] == 1 or w.size * math.prod(params.out) > POINTWISE_WORK or is_channels_last(x)
 
 
 def _is_flat(x, w, params):

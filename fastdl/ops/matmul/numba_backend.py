@@ -12,7 +12,7 @@ from ...packing import is_packed, prepared
 from ..activation import activate, needs_input
 from ..numba_activation import code_of
 from ..pointwise.numba_backend import activation_gradient
-from .numba_gemm import BY_COLUMN, DIRECT, DOTS, PACKED, READY, gemm, pack_weight
+from .numba_gemm import BY_COLUMN, DIRECT, DOTS, PACKED, READY, gemm, multiply_small, pack_weight
 from .reference import _sum_to
 
 _empty = np.empty
@@ -23,6 +23,7 @@ LANES = {"f": vector_bits() // 32, "d": vector_bits() // 64}
 PARALLEL_WORK = 1 << 17
 # b is packed where enough rows of a pass over it to pay for the copy; sooner where its rows share a few sets of the caches
 PACK_ROWS = 48
+FEW_COLUMNS = 8
 # dot products add up their lanes at the end, which only a long k pays for
 DOT_ROWS = 64
 
@@ -42,15 +43,18 @@ def multiply(a, b, out=None, bias=None, what=0, slope=0.0):
     m, k = a.shape
     n = b.shape[1]
     dtype = a.dtype
-    char = dtype.char
     c = _empty((m, n), dtype) if out is None else out
-    if m * n * k <= PARALLEL_WORK and n > 1 and b.flags.c_contiguous:  # the shortest way for what is over in microseconds
-        nothing = NOTHING[char]
-        gemm[char](0, 1, DIRECT, a, b, c, nothing, nothing if bias is None else bias, what, slope)
+    char = dtype.char
+    if m * n * k <= PARALLEL_WORK and n > 1 and what == 0 and b.flags.c_contiguous:  # what is over in microseconds
+        multiply_small[char](a, b, c)
         return c
     if n == 1 and m > 1 and what == 0 and c.strides[0] == c.itemsize:
         gemv = c.T  # a column is a row of the transposed product, whose columns the threads share
         return multiply(b.T, a.T, gemv).T if out is None else multiply(b.T, a.T, gemv)
+    if n < FEW_COLUMNS and n * FEW_COLUMNS < m and what == 0 and a.strides[1] == a.itemsize:
+        # tiles of columns would be mostly empty: the transposed product is one of dot products with a's rows
+        c[...] = multiply(np.ascontiguousarray(b.T), a.T).T
+        return c
     pool, slots = parallel.team() if m * n * k > PARALLEL_WORK else (0, 1)
     way = _way(m, n, k, a, b)
     scratch = workspace(scratch_elements(n, k, slots, LANES[char], False), a.dtype) if way == PACKED else NOTHING[char]

@@ -61,6 +61,16 @@ def gemm(pool, slots, way, a, b, c, scratch, bias, what, slope):
         _packed(pool, slots, A, a_row, a_col, B, b_row, b_col, C, c_row, m, n, k, way == READY, pointer(scratch), x, what, slope)
 
 
+@kernel("R2 R2 W2")
+def multiply_small(a, b, c):
+    """c = a b on the calling thread, b's rows contiguous: few arguments, for these take as long as a small product."""
+    m, k = a.shape
+    a_row, a_col = _strides(a)
+    b_row, c_row = b.strides[0] // b.itemsize, c.strides[0] // c.itemsize
+    C = pointer(c)
+    _direct(0, 1, pointer(a), a_row, a_col, pointer(b), b_row, C, c_row, m, c.shape[1], k, C, 0, 0.0)
+
+
 @kernel("i R2 W1")
 def pack_weight(pool, b, out):
     """b's panels, for way READY."""
