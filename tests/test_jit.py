@@ -60,7 +60,7 @@ def test_a_directory_that_cannot_be_written(tmp_path):
 
 
 def test_a_slow_compilation_is_announced_once(tmp_path):
-    code = "import numpy as np, fastdl.functional as F; F.matmul(np.eye(3), np.eye(3)); F.matmul(np.eye(3), np.eye(3))"
+    code = "import numpy as np, fastdl.functional as F; a = np.eye(3).T; F.matmul(a, a); F.matmul(a, a)"
     _, error = finish(start(code, FASTDL_CACHE_DIR=str(tmp_path)))
     assert error.count(str(tmp_path)) == 1
     assert error.count("compiling matmul.numba_gemm.gemm (float64) ... ") == 1
