@@ -17,7 +17,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .atomics import atomic_add, atomic_load, atomic_store, call_chunk, compare_exchange, cycles, pause
-from .jit import callback, inline
+from .jit import callback, code_of_result, inline
 from .parallel import _ACTIVE, _CONTEXT, _COUNT, _EPOCH, _FUNCTION, _LOCK, _NEXT, _OPEN, _SLEEPERS, _SLOTS, _SPIN, _STOP
 
 _LINUX = sys.platform.startswith("linux")
@@ -164,7 +164,7 @@ def parallel_for(typingctx, pool, body, n, arguments):
         values = inner.load(inner.bitcast(chunk.args[0], packed.type.as_pointer()))
         unpacked = [inner.extract_value(values, k) for k in range(len(members))]
         result = body.dispatcher.get_compile_result(resolved)
-        context.add_linking_libs([result.library])
+        context.add_linking_libs([code_of_result(result)])
         context.call_internal_no_propagate(inner, result.fndesc, resolved, [chunk.args[1], chunk.args[2], *unpacked])
         inner.ret_void()
         job = builder.bitcast(block, byte)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+import operator
 import os
 import pickle
 import platform
@@ -47,6 +48,7 @@ except ImportError:  # Windows
 _FLAGS = dict(nogil=True, fastmath={"contract"}, error_model="numpy", boundscheck=False)
 
 DTYPES = {"f": types.float32, "d": types.float64}
+code_of_result = operator.attrgetter("library")  # the machine code in one of Numba's compile results
 
 
 def _renumber():
@@ -248,7 +250,7 @@ class _DiskCache(_Cache):
             pass
 
     def save_overload(self, sig, data):
-        if data.library.has_dynamic_globals:
+        if code_of_result(data).has_dynamic_globals:
             raise RuntimeError(f"{self._name} holds an address of this process; pass it as an argument")
         payload = serialize.dumps(data._reduce())
         path = self._path(sig)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .activation import ELU, LeakyReLU, ReLU, Sigmoid, Tanh
-from .conv import _ConvBase
+from .conv import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from .linear import Linear
 
 _enabled = True
@@ -35,19 +35,17 @@ _ACTIVATIONS = {
     Sigmoid: lambda layer: "sigmoid",
     Tanh: lambda layer: "tanh",
 }
+_TAKING = (Linear, Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d)
 
 
 def fused(layers) -> list[tuple]:
     """(layer, options of its call) for each step."""
     steps = []
     for layer in layers:
-        activation = _ACTIVATIONS.get(type(layer)) if _enabled and steps else None
-        if activation and not steps[-1][1] and _takes_activation(steps[-1][0]):
-            steps[-1] = (steps[-1][0], {"activation": activation(layer)})
+        activation = _ACTIVATIONS.get(type(layer)) if _enabled else None
+        before, options = steps[-1] if steps else (None, {})
+        if activation and not options and type(before) in _TAKING and before.activation is None:
+            steps[-1] = (before, {"activation": activation(layer)})
         else:
             steps.append((layer, {}))
     return steps
-
-
-def _takes_activation(layer) -> bool:
-    return isinstance(layer, (Linear, _ConvBase)) and type(layer).__module__.startswith("fastdl.nn.") and layer.activation is None

@@ -17,7 +17,11 @@ def is_channels_last(x: np.ndarray) -> bool:
 
 def empty_like_layout(shape, dtype, like: np.ndarray) -> np.ndarray:
     """An uninitialised array (N, C, D, H, W): channels-last memory where ``like`` has it, C-contiguous otherwise."""
-    if is_channels_last(like):
+    return empty_in_layout(shape, dtype, is_channels_last(like))
+
+
+def empty_in_layout(shape, dtype, channels_last: bool) -> np.ndarray:
+    if channels_last:
         n, channels, depth, height, width = shape
         return np.empty((n, depth, height, width, channels), dtype).transpose(0, 4, 1, 2, 3)
     return np.empty(shape, dtype)

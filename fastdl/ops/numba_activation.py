@@ -17,6 +17,11 @@ def code_of(act) -> int | None:
     return NONE if act is None else None if needs_input(act) else CODES.get(act.name)
 
 
+def kernel_arguments(act) -> tuple[int, float]:
+    """(code, slope) of a fused Activation, as kernels take them; NONE for one that is applied after the kernel."""
+    return code_of(act) or NONE, 0.0 if act is None else act.slope
+
+
 @inline
 def apply_activation(v, code, slope):
     """code is the same for a whole call: the branch costs nothing that could be measured."""
@@ -35,17 +40,15 @@ def apply_activation(v, code, slope):
 
 
 @inline
-def activation_slope(y, code, slope):
-    """The activation's derivative from its output."""
-    zero, one = splat(y, 0.0), splat(y, 1.0)
+def apply_gradient(g, s, code, slope):
+    """g times the activation's derivative, from its output s (or its input, where that has the same sign)."""
+    zero, one = splat(g, 0.0), splat(g, 1.0)
     if code == RELU:
-        return select(y > zero, one, zero)
+        return select(s <= zero, zero, g)  # NaN lets the gradient through, as in torch
     if code == LEAKY_RELU:
-        return select(y > zero, one, slope)
+        return select(s > zero, g, g * slope)
     if code == ELU:
-        return select(y > zero, one, smaller(y, zero) + slope)
+        return select(s <= zero, g * (s + slope), g)
     if code == SIGMOID:
-        return y * (one - y)
-    if code == TANH:
-        return one - y * y
-    return one
+        return g * s * (one - s)
+    return g * (one - s * s)

@@ -19,7 +19,7 @@ from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS
 from ...cpu.workspace import workspace
 from ...packing import prepared
 from ..layout import empty_like_layout
-from ..numba_activation import code_of
+from ..numba_activation import kernel_arguments
 from .numba_pixels import SHORT_RUN, convolve_pixels, gradient_pixels, weight_panels
 from .numba_rows import pixel_rows
 
@@ -170,7 +170,7 @@ def run(plan, x, w, swapped, bias, shape, act, like):
     scratch = memory[:scratch_size]
     places = np.empty(slots * (BLOCK + TILE_ROWS), np.int64)
     bias = NOTHING[char] if bias is None else np.ascontiguousarray(bias)
-    code, slope = code_of(act) or 0, 0.0 if act is None else act.slope
+    code, slope = kernel_arguments(act)
     row, column = plan.stride[0] * plan.size[1] * plan.channels, plan.stride[1] * plan.channels
     width = TILE_VECTORS * LANES[char]
     made = [prepared(w, (s.kind, swapped), functools.partial(_panels, w, s.cells, K, plan.channels, swapped, width)) for s in plan.sums]

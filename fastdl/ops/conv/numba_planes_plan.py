@@ -14,7 +14,7 @@ from ...cpu.microkernel import TILE_ROWS
 from ...cpu.workspace import workspace
 from ...packing import prepared
 from ..layout import empty_like_layout, is_channels_last
-from ..numba_activation import code_of
+from ..numba_activation import kernel_arguments
 from . import reference
 from .numba_channels import convolve_channels
 from .numba_direct import WIDE, correlate, weight_gradient
@@ -41,8 +41,8 @@ class _Problem:
 class Plan:
     """What does not depend on the data: the planes' geometry and the problems over them."""
 
-    def __init__(self, before, stride, places, slack):
-        self.before, self.stride, self.places, self.slack = before, stride, places, slack
+    def __init__(self, before, stride, places):
+        self.before, self.stride, self.places = before, stride, places
         self.plane = math.prod(stride) * math.prod(places)  # elements of a channel
         self.problems = []
         self.transpose = False
@@ -54,7 +54,7 @@ class Plan:
         out = out or params.out
         kernel, stride, dilation = w_shape[2:], params.stride, params.dilation
         places = tuple(o + ((k - 1) * d) // s for o, k, d, s in zip(out, kernel, dilation, stride, strict=True))
-        plan = Plan(tuple(p[0] for p in params.padding), stride, places, 0)
+        plan = Plan(tuple(p[0] for p in params.padding), stride, places)
         offsets = []
         for cell in np.ndindex(kernel):
             shift = [k * d for k, d in zip(cell, dilation, strict=True)]
@@ -81,7 +81,7 @@ class Plan:
         size = x_shape[2:]
         last = [(n - 1 + p[0]) // s for n, p, s in zip(size, params.padding, stride, strict=True)]  # the largest t
         places = tuple(t + 1 + r for t, r in zip(last, reach, strict=True))
-        plan = Plan(tuple(reach), (1, 1, 1), places, 0)
+        plan = Plan(tuple(reach), (1, 1, 1), places)
         plan.transpose = True
         for phase in np.ndindex(stride):
             cells, offsets = [], []
@@ -181,8 +181,7 @@ def run(plan, x, w, bias, shape, like, groups=None, act=None):
                 plan.places[2],
                 kb,
                 NOTHING[char] if bias is None else np.ascontiguousarray(bias),
-                code_of(act) or 0,
-                0.0 if act is None else act.slope,
+                *kernel_arguments(act),
                 target,
                 scratch,
             )
@@ -284,7 +283,7 @@ def _groups(plan, band, x, w, bias, y, groups, act, pool, slots):
                            lambda problem=problem: _weight_matrix(w, problem, plan.transpose, groups).reshape(-1))
         part = y[(slice(None), slice(None), *problem.outputs)] if plan.transpose else y
         convolve_groups[char](pool, groups, band or part.shape[3], x, *plan.before, *plan.stride, *plan.places, problem.offsets, weights,
-                              bias, code_of(act) or 0, 0.0 if act is None else act.slope, part, scratch, share)
+                              bias, *kernel_arguments(act), part, scratch, share)
 
 
 def _depthwise_gradient(plan, x, dy, w):
@@ -313,5 +312,5 @@ def run_channels(x, w, bias, before, stride, dilation, shape, act):
         pool, _ = _pool_for(y.size * math.prod(kernel))
         convolve_channels[char](pool, x, cells, *kernel, *stride, *before, *dilation,
                                 NOTHING[char] if bias is None else np.ascontiguousarray(bias),
-                                code_of(act) or 0, 0.0 if act is None else act.slope, y)
+                                *kernel_arguments(act), y)
     return y

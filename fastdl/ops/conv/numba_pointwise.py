@@ -7,14 +7,14 @@ import numpy as np
 from ..layout import empty_like_layout, is_channels_last
 from ..matmul.numba_backend import multiply, multiply_packed_weight
 from ..matmul.numba_gemm import BY_COLUMN, BY_ROW
-from ..numba_activation import code_of
+from ..numba_activation import kernel_arguments
 
 
 def run(x, w, bias, shape, act):
     """y of ``shape``: pixels times weights where channels lie side by side, weights times planes otherwise."""
     y = empty_like_layout(shape, x.dtype, x)
     (N, C), K = x.shape[:2], w.shape[0]
-    code, slope = code_of(act) or 0, 0.0 if act is None else act.slope
+    code, slope = kernel_arguments(act)
     if bias is not None:
         bias = np.ascontiguousarray(bias)
     weights = w.reshape(K, C)

@@ -11,7 +11,7 @@ from ...cpu.features import caches, vector_bits
 from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS
 from ...cpu.workspace import workspace
 from ..layout import empty_like_layout
-from ..numba_activation import code_of
+from ..numba_activation import kernel_arguments
 from .numba_rows import pixel_rows
 from .numba_winograd import K_BLOCK, KERNELS
 
@@ -65,8 +65,7 @@ def run(m, x, U, outputs, before, shape, bias, act, like):
             block,
             k_panels,
             bias,
-            code_of(act) or 0,
-            0.0 if act is None else act.slope,
+            *kernel_arguments(act),
             y[start : start + step],
             scratch,
             part,

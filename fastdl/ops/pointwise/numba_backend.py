@@ -6,8 +6,8 @@ import numpy as np
 
 from ...cpu import parallel
 from .. import activation as plain
-from ..numba_activation import NONE, code_of
-from .numba_pointwise import activate, activation_slope
+from ..numba_activation import CODES, code_of
+from .numba_pointwise import activate, pull_back
 
 PARALLEL_SIZE = 1 << 15  # elements
 _FROM_OUTPUT = ("sigmoid", "tanh")  # their gradient comes from the output; the others' from the input, which costs nothing to keep
@@ -20,7 +20,7 @@ def activation_supports(arrays, act):
 def activation(arrays, act, train):
     x, order = _dense(arrays[0])
     y = np.empty_like(x)
-    activate[x.dtype.char](_pool(x), _flat(x, order), _flat(y, order), plain_code(act), act.slope)
+    activate[x.dtype.char](_pool(x), _flat(x, order), _flat(y, order), CODES[act.name], act.slope)
     return y, y if act.name in _FROM_OUTPUT else None
 
 
@@ -45,13 +45,8 @@ def _gradient(act, grad, source):
         grad = aligned
     dx = np.empty_like(source)
     flat = _flat(grad, order), _flat(source, order), _flat(dx, order)
-    activation_slope[grad.dtype.char](_pool(grad), *flat, plain_code(act), act.slope)
+    pull_back[grad.dtype.char](_pool(grad), *flat, CODES[act.name], act.slope)
     return dx
-
-
-def plain_code(act):
-    """The activation's number whatever its slope: gradients here come from the input where the output will not do."""
-    return code_of(act._replace(slope=0.0)) or NONE
 
 
 def _pool(x):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ...cpu._pool import parallel_for
 from ...cpu.jit import inline, kernel
-from ...cpu.simd import lanes, load, load_n, offset, pointer, select, splat, store, store_n
-from ..numba_activation import ELU, LEAKY_RELU, RELU, SIGMOID, apply_activation
+from ...cpu.simd import lanes, load, load_n, offset, pointer, splat, store, store_n
+from ..numba_activation import apply_activation, apply_gradient
 
 CHUNK = 1 << 14  # elements: a share of L1 for each array
 
@@ -30,35 +30,20 @@ def activate(pool, x, y, act, slope):
 
 
 @inline
-def _gradient(g, s, act, slope):
-    """g times the activation's derivative, from its output s (or its input, where that has the same sign)."""
-    zero, one = splat(g, 0.0), splat(g, 1.0)
-    if act == RELU:
-        return select(s <= zero, zero, g)  # NaN lets the gradient through, as in torch
-    if act == LEAKY_RELU:
-        return select(s > zero, g, g * slope)
-    if act == ELU:
-        return select(s <= zero, g * (s + slope), g)
-    if act == SIGMOID:
-        return g * s * (one - s)
-    return g * (one - s * s)
-
-
-@inline
 def _gradient_chunk(slot, chunk, grad, source, dx, n, act, slope):
     V = lanes(grad)
     g, s, target = offset(grad, chunk * CHUNK), offset(source, chunk * CHUNK), offset(dx, chunk * CHUNK)
     count, leak, i = min(CHUNK, n - chunk * CHUNK), splat(grad, slope), 0
     while i + V <= count:
-        store(target, i, _gradient(load(g, i), load(s, i), act, leak))
+        store(target, i, apply_gradient(load(g, i), load(s, i), act, leak))
         i += V
     if i < count:
         m = count - i
-        store_n(target, i, _gradient(load_n(g, i, m), load_n(s, i, m), act, leak), m)
+        store_n(target, i, apply_gradient(load_n(g, i, m), load_n(s, i, m), act, leak), m)
 
 
 @kernel("i R1 R1 W1 i T")
-def activation_slope(pool, grad, source, dx, act, slope):
+def pull_back(pool, grad, source, dx, act, slope):
     """dx = grad times the activation's derivative; source: its output."""
     n = grad.shape[0]
     parallel_for(pool, _gradient_chunk, (n + CHUNK - 1) // CHUNK, (pointer(grad), pointer(source), pointer(dx), n, act, slope))

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...cpu import parallel
 from ...cpu.workspace import workspace
-from ..layout import is_channels_last
+from ..layout import empty_in_layout, is_channels_last
 from . import reference
 from .geometry import AdaptiveParams
 from .numba_pixels import collect_pixels, max_pixels, mean_pixels, search_pixels, spread_pixels
@@ -67,14 +67,6 @@ def _readable(x, channels_last):
     return x
 
 
-def _new(shape, dtype, channels_last):
-    """An uninitialised array (N, C, D, H, W), in the layout asked for."""
-    if channels_last:
-        n, channels, depth, height, width = shape
-        return np.empty((n, depth, height, width, channels), dtype).transpose(0, 4, 1, 2, 3)
-    return np.empty(shape, dtype)
-
-
 def _dense(g, channels_last):
     """g without gaps, in the layout asked for."""
     if not channels_last:
@@ -106,7 +98,7 @@ def _threads(elements):
 # ------------------------------------------------------------------------------------------------ forward
 def _reduce(x, plan, of_rows, of_pixels):
     dtype, last = x.dtype, is_channels_last(x)
-    y = _new(x.shape[:2] + plan.out, dtype, last)
+    y = empty_in_layout(x.shape[:2] + plan.out, dtype, last)
     if not y.size:
         return y
     if plan.identity:
@@ -127,7 +119,7 @@ def _reduce(x, plan, of_rows, of_pixels):
 def _search(x, plan):
     """Maxima, and their places as a pair (narrow, wide) of flat arrays in y's order, one of them empty."""
     dtype, last = x.dtype, is_channels_last(x)
-    y = _new(x.shape[:2] + plan.out, dtype, last)
+    y = empty_in_layout(x.shape[:2] + plan.out, dtype, last)
     room = y.size + SLACK
     places = (NO_PLACES[0], np.empty(room, np.int64)) if plan.wide else (np.empty(room, np.uint8), NO_PLACES[1])
     if not y.size:
@@ -151,7 +143,7 @@ def _search(x, plan):
 
 def _indices(y, plan, places, last):
     """The int64 indices that places stand for, in y's shape and layout."""
-    index = _new(y.shape, np.int64, last)
+    index = empty_in_layout(y.shape, np.int64, last)
     if y.size:
         n, channels, depth, height, _ = y.shape
         rows, inner = (n * depth * height, channels) if last else (n * channels * depth * height, 1)
@@ -172,7 +164,7 @@ def _largest(x, plan, return_indices, train):
 def _spread(g, x, plan):
     """Each cell's gradient, divided by what its sum was divided by, to every element of its window."""
     dtype, last = x.dtype, is_channels_last(x)
-    dx = _new(x.shape, dtype, last)
+    dx = empty_in_layout(x.shape, dtype, last)
     if not g.size or plan.identity:
         dx[...] = g if g.size else 0
         return dx
@@ -192,7 +184,7 @@ def _spread(g, x, plan):
 def _to_maxima(g, x, plan, places):
     """Each cell's gradient to the element it was taken from."""
     dtype, last = x.dtype, is_channels_last(x)
-    dx = _new(x.shape, dtype, last)
+    dx = empty_in_layout(x.shape, dtype, last)
     if g is None or not g.size:
         dx[...] = 0
         return dx

@@ -168,22 +168,20 @@ NOWHERE = -1  # the place of a window without elements; as a byte 255
 @inline
 def store_places(narrow, wide, is_wide, at, place, n, room):
     """The n lanes of ``place`` to the cells from ``at`` on, or as many as there is room for."""
-    if not is_wide:
-        store_narrow(narrow, at, place, n, room)
-    elif room >= n:
-        store_integers(wide, at, place)
+    if is_wide:
+        store_lanes(wide, at, place, n, room)
     else:
-        for lane in range(room):
-            write(wide, at + lane, _extract(place, lane))
+        store_lanes(narrow, at, place, n, room)
 
 
 @inline
-def store_narrow(narrow, at, place, n, room):
+def store_lanes(memory, at, place, n, room):
+    """The same, to one of the two."""
     if room >= n:
-        store_integers(narrow, at, place)
+        store_integers(memory, at, place)
     else:
         for lane in range(room):
-            write(narrow, at + lane, _extract(place, lane))
+            write(memory, at + lane, _extract(place, lane))
 
 
 @inline

@@ -320,40 +320,15 @@ def _arguments(x, plan, segment, block, pitch, counts, scratch, y):
 #
 # x: rows without gaps. y: (N, C, D, H, W) without gaps. plan, segment, block, pitch, divisors (those of maxima are not used):
 # of a Plan. scratch: block * pitch elements for each thread.
-@kernel("i R5 L1 i i i R1 W1 W5")
-def max_by_pairs(pool, x, plan, segment, block, pitch, divisors, scratch, y):
-    shares, arguments = _arguments(x, plan, segment, block, pitch, divisors, scratch, y)
-    parallel_for(pool, _max_by_pairs, shares, arguments)
+def _entry(name, body):
+    def run(pool, x, plan, segment, block, pitch, divisors, scratch, y):
+        shares, arguments = _arguments(x, plan, segment, block, pitch, divisors, scratch, y)
+        parallel_for(pool, body, shares, arguments)
+
+    run.__qualname__ = name
+    return kernel("i R5 L1 i i i R1 W1 W5")(run)
 
 
-@kernel("i R5 L1 i i i R1 W1 W5")
-def max_evenly(pool, x, plan, segment, block, pitch, divisors, scratch, y):
-    shares, arguments = _arguments(x, plan, segment, block, pitch, divisors, scratch, y)
-    parallel_for(pool, _max_evenly, shares, arguments)
-
-
-@kernel("i R5 L1 i i i R1 W1 W5")
-def max_by_cells(pool, x, plan, segment, block, pitch, divisors, scratch, y):
-    shares, arguments = _arguments(x, plan, segment, block, pitch, divisors, scratch, y)
-    parallel_for(pool, _max_by_cells, shares, arguments)
-
-
-@kernel("i R5 L1 i i i R1 W1 W5")
-def mean_by_pairs(pool, x, plan, segment, block, pitch, divisors, scratch, y):
-    shares, arguments = _arguments(x, plan, segment, block, pitch, divisors, scratch, y)
-    parallel_for(pool, _mean_by_pairs, shares, arguments)
-
-
-@kernel("i R5 L1 i i i R1 W1 W5")
-def mean_evenly(pool, x, plan, segment, block, pitch, divisors, scratch, y):
-    shares, arguments = _arguments(x, plan, segment, block, pitch, divisors, scratch, y)
-    parallel_for(pool, _mean_evenly, shares, arguments)
-
-
-@kernel("i R5 L1 i i i R1 W1 W5")
-def mean_by_cells(pool, x, plan, segment, block, pitch, divisors, scratch, y):
-    shares, arguments = _arguments(x, plan, segment, block, pitch, divisors, scratch, y)
-    parallel_for(pool, _mean_by_cells, shares, arguments)
-
-
-MAX, MEAN = (max_by_pairs, max_evenly, max_by_cells), (mean_by_pairs, mean_evenly, mean_by_cells)  # by way
+# by way
+MAX = _entry("max_by_pairs", _max_by_pairs), _entry("max_evenly", _max_evenly), _entry("max_by_cells", _max_by_cells)
+MEAN = _entry("mean_by_pairs", _mean_by_pairs), _entry("mean_evenly", _mean_evenly), _entry("mean_by_cells", _mean_by_cells)

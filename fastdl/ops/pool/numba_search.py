@@ -17,7 +17,7 @@ from .numba_lanes import (
     largest_integer,
     load_integers,
     load_strided,
-    store_narrow,
+    store_lanes,
     store_place,
     store_up_to,
 )
@@ -70,7 +70,7 @@ def _search_along(x, first, first_pitch, pitch, nd, pitch_d, count, pitch_h, row
                         here = here + one
                     p = offset(p, pitch_h)
             store_up_to(y, at + o, best, left - o)
-            store_narrow(narrow, at + o, place, V, left - o)
+            store_lanes(narrow, at + o, place, V, left - o)
             o += V
 
 

@@ -64,15 +64,6 @@ def _is_gru(trace):
 
 # ------------------------------------------------------------------------------------------------ one row
 @inline
-def _store_first(p, i, v, n):
-    """The first n elements, or all."""
-    if n >= lanes(p):
-        store(p, i, v)
-    else:
-        store_n(p, i, v, n)
-
-
-@inline
 def _load_first(p, i, n):
     return load(p, i) if n >= lanes(p) else load_n(p, i, n)
 
@@ -83,7 +74,7 @@ def _elman_row(trace, first, last, dh, gates, d):
     for u in range(first, last, lanes(d)):
         y, g = load(gates, u), load(dh, u)
         g = select(y <= zero, zero, g) if trace.mode == RELU else g * (one - y * y)
-        _store_first(d, u, g, trace.hidden - u)
+        store_n(d, u, g, trace.hidden - u)
 
 
 @inline
@@ -95,10 +86,10 @@ def _gru_row(trace, first, last, dh, gates, inner, before, carried, d):
         r, z, n = load(gates, at), load(gates, at + W), load(gates, at + 2 * W)
         dn = g * (one - z) * (one - n * n)
         store(carried, u, g * z)
-        _store_first(d, u, dn * r, rest)
-        _store_first(d, H + u, dn * load(inner, u) * r * (one - r), rest)
-        _store_first(d, 2 * H + u, g * (_load_first(before, u, rest) - n) * z * (one - z), rest)
-        _store_first(d, 3 * H + u, dn, rest)
+        store_n(d, u, dn * r, rest)
+        store_n(d, H + u, dn * load(inner, u) * r * (one - r), rest)
+        store_n(d, 2 * H + u, g * (_load_first(before, u, rest) - n) * z * (one - z), rest)
+        store_n(d, 3 * H + u, dn, rest)
 
 
 @inline
@@ -111,9 +102,9 @@ def _reset_row(trace, dh, gates, before, carried, d):
         z, n = load(gates, at + W), load(gates, at + 2 * W)
         dn = g * (one - z) * (one - n * n)
         store(carried, u, g * z)
-        _store_first(d, u, dn, rest)
-        _store_first(d, 2 * H + u, g * (_load_first(before, u, rest) - n) * z * (one - z), rest)
-        _store_first(d, 3 * H + u, dn, rest)
+        store_n(d, u, dn, rest)
+        store_n(d, 2 * H + u, g * (_load_first(before, u, rest) - n) * z * (one - z), rest)
+        store_n(d, 3 * H + u, dn, rest)
 
 
 @inline
@@ -124,7 +115,7 @@ def _after_reset_row(trace, at_reset, gates, before, carried, d):
     for u in range(0, H, V):
         r, g = load(gates, u // W * 3 * W + u % W), load(at_reset, u)
         store(carried, u, load(carried, u) + g * r)
-        _store_first(d, H + u, g * _load_first(before, u, H - u) * r * (one - r), H - u)
+        store_n(d, H + u, g * _load_first(before, u, H - u) * r * (one - r), H - u)
 
 
 @inline
@@ -145,10 +136,10 @@ def _lstm_row(trace, first, last, dh, gates, after, before, carried, d):
         if trace.peepholes:
             dc_before = dc_before + di * load(trace.peephole, u) + df * load(trace.peephole, P + u)
         store(carried, u, dc_before)
-        _store_first(d, u, di, rest)
-        _store_first(d, H + u, df, rest)
-        _store_first(d, 2 * H + u, dc * i * (one - g * g), rest)
-        _store_first(d, 3 * H + u, do, rest)
+        store_n(d, u, di, rest)
+        store_n(d, H + u, df, rest)
+        store_n(d, 2 * H + u, dc * i * (one - g * g), rest)
+        store_n(d, 3 * H + u, do, rest)
 
 
 @inline
