@@ -41,10 +41,18 @@ def array(op: str, name: str, value, ndim=None, kinds: str = "f"):
     return value
 
 
+def pair(op: str, name: str, a, other_name: str, b):
+    """Two arrays of floats of one dtype, of any rank."""
+    if not (type(a) is _ndarray and type(b) is _ndarray and a.dtype is b.dtype and (a.dtype is _F4 or a.dtype is _F8)):
+        a, b = array(op, name, a), array(op, other_name, b)  # what there is to say, if anything
+        same_dtype(op, other_name, b, name, a)
+    return a, b
+
+
 def remembered(function):
     """A function of plain arguments that remembers its answers: a program gives the same options again and again.
 
-    Plain are integers, strings, None, and tuples of integers. Anything else is worked out anew, for of two values that are
+    Plain are integers, booleans, strings, None, and tuples of integers. Anything else is worked out anew, for of two values that are
     equal (1 and 1.0) one may be allowed and the other not.
     """
     cached = functools.lru_cache(maxsize=1024)(function)

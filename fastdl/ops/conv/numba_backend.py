@@ -13,7 +13,7 @@ from . import choice
 from .numba_pixels_plan import forward_plan, transposed_plan
 from .numba_pixels_plan import run as run_pixels
 from .numba_pixels_plan import weight_gradient as pixels_weight_gradient
-from .numba_planes_plan import SMALL_GROUP, Plan, run_channels, run_groups, serves_channels, serves_few, weights_from
+from .numba_planes_plan import Plan, run_channels, run_groups, serves_channels, serves_few, small_groups, weights_from
 from .numba_planes_plan import run as run_planes
 from .numba_pointwise import run as run_pointwise
 from .numba_winograd_plan import run as run_winograd
@@ -43,7 +43,7 @@ def conv(arrays, params, train):
     if serves_channels(x, w, params):
         before = params.padding[1][0], params.padding[2][0]
         return _activated(lambda act: run_channels(x, w, bias, before, params.stride[1:], params.dilation[1:], shape, act), params, train)
-    if max(x.shape[1], w.shape[0]) <= SMALL_GROUP * params.groups and params.groups > 1:
+    if small_groups(x.shape[1], w.shape[0], params.groups):
         return _activated(lambda act: run_groups(x, w, bias, params, shape, act), params, train)
     plan = Plan.forward(x.shape, w.shape, params)
     return _activated(lambda act: run_planes(plan, x, w, bias, shape, x, params.groups, act), params, train)
@@ -83,7 +83,7 @@ def _data_gradient(x, w, dz, params):
     if dz.size and serves_channels(dz, w, params) and is_channels_last(x) and params.stride == (1, 1, 1):
         before = tuple((w.shape[d + 2] - 1) * params.dilation[d] - params.padding[d][0] for d in (1, 2))
         return run_channels(dz, w[..., ::-1, ::-1], None, before, (1, 1), params.dilation[1:], x.shape, None)
-    return run_planes(Plan.transposed(dz.shape, w.shape, params, x.shape), dz, w, None, x.shape, x)
+    return run_planes(Plan.transposed(dz.shape, w.shape, params, x.shape), dz, w, None, x.shape, x, params.groups, None)
 
 
 def conv_transpose(arrays, params, train):
@@ -104,7 +104,7 @@ def conv_transpose_backward(grad, arrays, saved, params, needs):
         if _is_flat(dz, w, params):
             dx = run_pixels(forward_plan(dz.shape[1], w.shape, params, x.shape[3:]), dz, w, False, None, x.shape, None, x)
         else:
-            dx = run_planes(Plan.forward(dz.shape, w.shape, params, x.shape[2:]), dz, w, None, x.shape, x)
+            dx = run_planes(Plan.forward(dz.shape, w.shape, params, x.shape[2:]), dz, w, None, x.shape, x, params.groups, None)
     if needs[1]:
         dw = _weight_gradient(dz, x, w, params)
     return dx, dw, _bias_gradient(dz) if needs[2] else None

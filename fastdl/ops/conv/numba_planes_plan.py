@@ -135,19 +135,18 @@ def _images(plan, x):
     return max(1, min(x.shape[0], PLANES // max(1, x.itemsize * x.shape[1] * plan.plane)))
 
 
-def run(plan, x, w, bias, shape, like, groups=None, act=None):
+def run(plan, x, w, bias, shape, like, groups, act):
     """y of ``shape`` by a plan over x."""
     char = x.dtype.char
     lanes = LANES[char]
     y = empty_like_layout(shape, x.dtype, like)
     if not y.size:
         return y
-    groups = shape[1] // w.shape[1] if plan.transpose and groups is None else groups or x.shape[1] // w.shape[1]
     if x.size == 0:
         y[...] = 0
         return y
     pool, slots = _pool_for(y.size * w[0].size if not plan.transpose else x.size * w[0].size)
-    if groups > 1 and max(x.shape[1], shape[1]) <= SMALL_GROUP * groups:
+    if small_groups(x.shape[1], shape[1], groups):
         _groups(plan, 0, x, w, bias, y, groups, act, pool, slots)
         return y
     step = _images(plan, x)
@@ -239,6 +238,10 @@ def weights_from(x, dy, w, params):
 
 
 # ------------------------------------------------------------------------------------------------ small groups
+def small_groups(channels, outputs, groups) -> bool:
+    return groups > 1 and max(channels, outputs) <= SMALL_GROUP * groups
+
+
 def serves_few(x, w, params) -> bool:
     """Whether numba_groups.py serves a convolution in one group: few channels, planes in memory, at most two dimensions."""
     return x.size > 0 and params.ndim < 3 and params.groups == 1 and w.shape[1] <= SMALL_GROUP <= w.shape[0] and not is_channels_last(x)

@@ -10,9 +10,6 @@ from ... import check
 from ...op import Call, operator
 from ..activation import Activation, check_activation
 
-_ndarray = np.ndarray
-_FLOATS = (np.dtype("f4"), np.dtype("f8"))
-
 
 class LinearParams(NamedTuple):
     activation: Activation | None
@@ -28,11 +25,7 @@ def matmul(input, other):
 
     Raises TypeError (not float32 or float64, two dtypes) or ValueError (a rank of 0, sizes that do not fit).
     """
-    a, b = input, other
-    if not (type(a) is _ndarray and type(b) is _ndarray and a.dtype is b.dtype and a.dtype in _FLOATS):  # else there is nothing to say
-        a = check.array("matmul", "input", input)
-        b = check.array("matmul", "other", other)
-        check.same_dtype("matmul", "other", b, "input", a)
+    a, b = check.pair("matmul", "input", input, "other", other)
     if a.ndim == 2 and b.ndim == 2:
         if a.shape[1] != b.shape[0]:
             _refuse(a, b, "the last size of input equals the last but one of other")

@@ -10,7 +10,7 @@ from ...cpu.gemm import panel_elements, scratch_elements
 from ...cpu.workspace import workspace
 from ...packing import is_packed, prepared
 from ..activation import activate, needs_input
-from ..numba_activation import code_of
+from ..numba_activation import code_of, kernel_arguments
 from ..pointwise.numba_backend import activation_gradient
 from .numba_gemm import BY_COLUMN, DIRECT, DOTS, PACKED, READY, gemm, multiply_small, pack_weight
 from .reference import _sum_to
@@ -19,7 +19,7 @@ _empty = np.empty
 NOTHING = {c: np.empty(0, c) for c in "fd"}
 LANES = {"f": vector_bits() // 32, "d": vector_bits() // 64}
 
-# Measured (bench/thresholds): below this many multiply-adds one thread is done before a second one has started.
+# Measured: below this many multiply-adds one thread is done before a second one has started.
 PARALLEL_WORK = 1 << 17
 # b is packed where enough rows of a pass over it to pay for the copy; sooner where its rows share a few sets of the caches
 PACK_ROWS = 48
@@ -48,11 +48,8 @@ def multiply(a, b, out=None, bias=None, what=0, slope=0.0):
     if m * n * k <= PARALLEL_WORK and n > 1 and what == 0 and b.flags.c_contiguous:  # what is over in microseconds
         multiply_small[char](a, b, c)
         return c
-    if n == 1 and m > 1 and what == 0 and c.strides[0] == c.itemsize:
-        gemv = c.T  # a column is a row of the transposed product, whose columns the threads share
-        return multiply(b.T, a.T, gemv).T if out is None else multiply(b.T, a.T, gemv)
-    if n < FEW_COLUMNS and n * FEW_COLUMNS < m and what == 0 and a.strides[1] == a.itemsize:
-        # tiles of columns would be mostly empty: the transposed product is one of dot products with a's rows
+    if n * FEW_COLUMNS < m and n < FEW_COLUMNS and what == 0:
+        # tiles of columns would be mostly empty; in the transposed product a's rows are the columns, which threads share
         c[...] = multiply(np.ascontiguousarray(b.T), a.T).T
         return c
     pool, slots = parallel.team() if m * n * k > PARALLEL_WORK else (0, 1)
@@ -112,14 +109,13 @@ def matmul_backward(grad, arrays, saved, params, needs):
 def linear(arrays, params, train):
     x, w, bias = arrays
     act = params.activation
-    code = code_of(act)
-    what = (code or 0) + (0 if bias is None else BY_COLUMN)
-    slope = act.slope if code else 0.0
+    code, slope = kernel_arguments(act)
+    what = code + (0 if bias is None else BY_COLUMN)
     if bias is not None:
         bias = np.ascontiguousarray(bias)
     y = multiply_packed_weight(x, w, None, bias, what, slope)
     z = y
-    if code is None:
+    if code_of(act) is None:
         y = activate(act, z)
     return y, (y, z if needs_input(act) else None) if train else None
 
