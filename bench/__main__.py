@@ -10,15 +10,12 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
-import time
 
 from .cases import CASES
+from .workers import Library, serve, take_turns
 
 
 def worker(library, threads, train):
-    """Answer orders from standard input: a case to prepare, or a time to spend on it."""
     from . import cases
 
     if library == "torch":
@@ -31,44 +28,15 @@ def worker(library, threads, train):
 
         fastdl.set_num_threads(threads)
         prepare = cases.with_fastdl
-    calls = []
-    for line in sys.stdin:
-        order = json.loads(line)
-        if "case" in order:
-            calls = prepare(CASES[order["case"]], train)
-            for call in calls:
-                call()
-                call()
-            answer = 0.0
-        else:
-            answer = min(fastest(call, order["seconds"] / len(calls)) for call in calls)
-        print("answer", answer, flush=True)
 
+    def ready(order):
+        calls = prepare(CASES[order["case"]], train)
+        for call in calls:
+            call()
+            call()
+        return calls
 
-def fastest(call, seconds):
-    best, end = float("inf"), time.perf_counter() + seconds
-    while True:
-        start = time.perf_counter()
-        call()
-        now = time.perf_counter()
-        best = min(best, now - start)
-        if now > end:
-            return best
-
-
-class Library:
-    def __init__(self, name, threads, train):
-        arguments = [sys.executable, "-m", "bench", "--worker", name, "--threads", str(threads)] + ["--train"] * train
-        self.process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                                        env=dict(os.environ, OMP_NUM_THREADS=str(threads)))
-
-    def ask(self, **order):
-        self.process.stdin.write(json.dumps(order) + "\n")
-        self.process.stdin.flush()
-        for line in self.process.stdout:
-            if line.startswith("answer "):
-                return float(line.split()[1])
-        raise SystemExit(f"a worker ended with exit status {self.process.wait()}")
+    serve(ready)
 
 
 def main(argv=None):
@@ -83,20 +51,16 @@ def main(argv=None):
     options = parser.parse_args(argv)
     if options.worker:
         return worker(options.worker, options.threads, options.train)
-    libraries = {name: Library(name, options.threads, options.train) for name in ("fastdl", "torch")}
+    libraries = [Library("bench", name, options.threads, *["--train"] * options.train) for name in ("fastdl", "torch")]
     print(f"| {options.threads} threads, microseconds | fastdl | torch | ratio |\n|---|---|---|---|")
     rows = []
     for index, case in enumerate(CASES):
         if (options.words and not any(w in case[0] for w in options.words)) or (options.train and case[1] == "matmul"):
             continue
-        times = {name: [] for name in libraries}
-        for library in libraries.values():
+        for library in libraries:
             library.ask(case=index)
-        for _ in range(options.rounds):
-            for name, library in libraries.items():
-                time.sleep(0.02)  # the other library's threads fall asleep
-                times[name].append(library.ask(seconds=options.seconds))
-        ours, theirs = (statistics.median(times[name]) * 1e6 for name in libraries)
+        times = take_turns(libraries, options.rounds, options.seconds)
+        ours, theirs = (statistics.median(times[library.name]) * 1e6 for library in libraries)
         rows.append(dict(case=case[0], fastdl=ours, torch=theirs, ratio=theirs / ours))
         print(f"| {case[0]} | {ours:.0f} | {theirs:.0f} | {theirs / ours:.2f} |", flush=True)
     if rows:

@@ -7,14 +7,11 @@ round's fastest call; each library runs in a process of its own, in turns, after
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
-import sys
-import time
 
 import numpy as np
+
+from .workers import Library, serve, take_turns
 
 SQUARE = [(n, n, n) for n in (16, 32, 64, 96, 128, 256, 384, 512, 768, 1024, 2048)]
 SKINNY = [(1, 1024, 1024), (4, 1024, 1024), (16, 1024, 1024), (16, 784, 512), (16, 4096, 256),
@@ -22,32 +19,21 @@ SKINNY = [(1, 1024, 1024), (4, 1024, 1024), (16, 1024, 1024), (16, 784, 512), (1
 
 
 def worker(library, threads):
-    """Answer orders from standard input: a shape to prepare, or a time to spend on it."""
     rng = np.random.default_rng(0)
     if library == "fastdl":
         import fastdl
         import fastdl.functional as F
 
         fastdl.set_num_threads(threads)
-    call = None
-    for line in sys.stdin:
-        order = json.loads(line)
-        if "shape" in order:
-            m, k, n = order["shape"]
-            a, b = rng.standard_normal((m, k)).astype("f4"), rng.standard_normal((k, n)).astype("f4")
-            call = (lambda a=a, b=b: F.matmul(a, b)) if library == "fastdl" else (lambda a=a, b=b: a @ b)
-            np.testing.assert_allclose(call(), a.astype("f8") @ b.astype("f8"), rtol=1e-3, atol=1e-3)
-            answer = 0.0
-        else:
-            answer, end = float("inf"), time.perf_counter() + order["seconds"]
-            while True:
-                start = time.perf_counter()
-                call()
-                now = time.perf_counter()
-                answer = min(answer, now - start)
-                if now > end:
-                    break
-        print(answer, flush=True)
+
+    def ready(order):
+        m, k, n = order["shape"]
+        a, b = rng.standard_normal((m, k)).astype("f4"), rng.standard_normal((k, n)).astype("f4")
+        call = (lambda: F.matmul(a, b)) if library == "fastdl" else (lambda: a @ b)
+        np.testing.assert_allclose(call(), a.astype("f8") @ b.astype("f8"), rtol=1e-3, atol=1e-3)
+        return [call]
+
+    serve(ready)
 
 
 def main(argv=None):
@@ -62,39 +48,26 @@ def main(argv=None):
         return worker(options.worker, options.threads)
     from fastdl.cpu.peak import fma_peak
 
-    limits = {name: str(options.threads) for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")}
-    libraries = {
-        name: subprocess.Popen([sys.executable, "-m", "bench.matmul", "--worker", name, "--threads", str(options.threads)],
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **limits})
-        for name in ("fastdl", "numpy")
-    }
+    libraries = [Library("bench.matmul", name, options.threads) for name in ("fastdl", "numpy")]
+    ratios, peaks, every_peak = [], [], []
 
-    def ask(name, **order):
-        process = libraries[name]
-        process.stdin.write(json.dumps(order) + "\n")
-        process.stdin.flush()
-        line = process.stdout.readline()
-        if not line:
-            raise SystemExit(f"the worker of {name} ended with exit status {process.wait()}")
-        return float(line)
+    def measure_peak():  # in each round: the clock moves
+        peaks.append(fma_peak(seconds=0.02) * 1e-9 * options.threads)
+        every_peak.append(peaks[-1] / options.threads)
 
-    ratios = []
     print(f"| m x k x n, threads: {options.threads} | fastdl, GFLOP/s | share of peak | numpy, GFLOP/s | ratio |\n|---|---|---|---|---|")
     for shape in SQUARE + SKINNY:
         work = 2e-9 * np.prod(shape, dtype=float)
-        for name in libraries:
-            ask(name, shape=shape)
-        times, peaks = {name: [] for name in libraries}, []
-        for _ in range(options.rounds):
-            peaks.append(fma_peak(seconds=0.02) * 1e-9 * options.threads)  # of the same moment: the clock moves
-            for name in libraries:
-                time.sleep(0.03)  # the other's threads fall asleep
-                times[name].append(ask(name, seconds=options.seconds))
-        ours, theirs = (statistics.median(times[name]) for name in libraries)
+        for library in libraries:
+            library.ask(shape=shape)
+        peaks.clear()
+        times = take_turns(libraries, options.rounds, options.seconds, measure_peak)
+        ours, theirs = (statistics.median(times[library.name]) for library in libraries)
         ratios.append(theirs / ours)
         print(f"| {' x '.join(map(str, shape))} | {work / ours:.1f} | {work / ours / statistics.median(peaks):.0%} | {work / theirs:.1f} "
               f"| {theirs / ours:.2f} |", flush=True)
     print(f"| geometric mean | | | | {statistics.geometric_mean(ratios):.2f} |")
+    print(f"\npeak of a core: {min(every_peak):.0f} to {max(every_peak):.0f} GFLOP/s, median {statistics.median(every_peak):.0f}")
 
 
 if __name__ == "__main__":

@@ -345,7 +345,7 @@ def test_dropout_rate_and_mean(backend, rate):
 @pytest.mark.parametrize("mode,extra", [*((m, {}) for m in MODES), ("gru", {"linear_before_reset": False}), ("lstm", {"proj": 5})])
 def test_any_number_of_threads(mode, extra, steps, batch, lengths, monkeypatch):
     """The same bits, however rows and units are split."""
-    from fastdl.ops.rnn import numba_plan
+    from fastdl.cpu import thresholds
 
     extra = dict(extra)
     x, hx, params = make(mode, steps=steps, batch=batch, features=7, hidden=40, layers=2, bidirectional=True, proj=extra.pop("proj", 0))
@@ -365,7 +365,7 @@ def test_any_number_of_threads(mode, extra, steps, batch, lengths, monkeypatch):
         want = run()
         for n, at_least in [(2, 1), (3, 1), (5, 1), (2, 1 << 12)]:
             parallel.set_num_threads(n)
-            monkeypatch.setattr(numba_plan, "SPLIT_STEP", at_least)
+            monkeypatch.setattr(thresholds, "STEP_MULTIPLY_ADDS", at_least)
             for got, expected in zip(run(), want, strict=True):
                 np.testing.assert_array_equal(got, expected)
     finally:

@@ -1,13 +1,12 @@
 """The products of the recurrent kernels: right at every remainder, the same bits for every number of rows, nothing spilled."""
 
-import re
-
 import numpy as np
 import pytest
+from assembly import spills_of_loops
 from checker import assert_close
 
-from fastdl.cpu.features import registers, vector_bits
-from fastdl.cpu.jit import assembly, kernel
+from fastdl.cpu.features import vector_bits
+from fastdl.cpu.jit import kernel
 from fastdl.cpu.simd import pointer
 from fastdl.ops.rnn.numba_product import PANEL, blocks_of, pack, product
 
@@ -43,21 +42,6 @@ def test_every_number_of_rows(gates, units, k, dtype):
 
 
 def test_loops_do_not_spill():
-    """In every loop of the machine code that multiplies, no vector register goes to or comes from the stack."""
-    if vector_bits() > 256 and registers() < 32:
-        # a width that the machine does not have is cut in two: twice the registers, which it does not have either
-        return
-    lines = assembly(multiply, "f").splitlines()
-    labels = {m.group(1): i for i, line in enumerate(lines) if (m := re.match(r"(\.?L\w+):", line))}
-    loops = 0
-    for i, line in enumerate(lines):
-        m = re.match(r"\s+(?:j\w+|b[.\w]*|cbn?z\s+\w+,)\s+(\.?L\w+)$", line)
-        if not m or labels.get(m.group(1), i) >= i:
-            continue
-        body = lines[labels[m.group(1)] : i]
-        inner = not any(re.match(r"\.?L\w+:", x) for x in body[1:])
-        if inner and sum("fmadd" in x or "fmla" in x for x in body) >= 8:
-            loops += 1
-            spills = [x for x in body if re.search(r"[xyz]mm|\bq\d+|\bv\d+", x) and re.search(r"\(%rsp|-\d+\(%rbp\)|\[sp", x)]
-            assert not spills, spills
-    assert loops >= 4, "the tiles' loops were not found in the assembly"
+    """In no loop of the machine code that multiplies does a vector register go to or come from the stack."""
+    loops = spills_of_loops(multiply, "f", 8)
+    assert loops is None or (len(loops) >= 4 and not any(loops)), loops

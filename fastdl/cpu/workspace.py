@@ -6,6 +6,8 @@ import threading
 
 import numpy as np
 
+NOTHING = {char: np.empty(0, char) for char in "fd"}  # what a kernel is given where it needs none
+
 _local = threading.local()
 _KEEP = 64 << 20  # a larger block is given back after its call
 

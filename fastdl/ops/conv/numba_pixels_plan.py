@@ -14,21 +14,20 @@ from typing import NamedTuple
 import numpy as np
 
 from ...cpu import parallel
-from ...cpu.features import caches, vector_bits
+from ...cpu.blocking import LANES
+from ...cpu.features import caches
 from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS
-from ...cpu.workspace import workspace
+from ...cpu.thresholds import MOVED, MULTIPLY_ADDS
+from ...cpu.workspace import NOTHING, workspace
 from ...packing import prepared
 from ..layout import empty_like_layout
 from ..numba_activation import kernel_arguments
 from .numba_pixels import SHORT_RUN, convolve_pixels, gradient_pixels, weight_panels
 from .numba_rows import pixel_rows
 
-LANES = {"f": vector_bits() // 32, "d": vector_bits() // 64}
-NOTHING = {c: np.empty(0, c) for c in "fd"}
 IMAGES = 64 << 20  # bytes of padded pixel rows at a time
 BLOCK = 16 * TILE_ROWS  # pixels in a chunk
 PART = 16  # panels of outputs in a chunk, at most
-PARALLEL_WORK = 1 << 17  # multiply-adds
 WHOLE_PIXELS = 64  # channels up to which the weight gradient reads pixels as they are: neighbours in a row share cache lines
 
 
@@ -117,7 +116,7 @@ def _panels(w, cells, outputs, channels, swapped, width):
     by_first, by_second = w.shape[1] * count, count
     sk, sc = (by_second, by_first) if swapped else (by_first, by_second)
     out = np.empty(-(-outputs // width) * len(cells) * channels * width, w.dtype)
-    weight_panels[w.dtype.char](parallel.pool() if out.size > PARALLEL_WORK // 8 else 0, flat, 0, sk, sc, cells, channels, outputs, out)
+    weight_panels[w.dtype.char](parallel.pool() if out.size > MOVED else 0, flat, 0, sk, sc, cells, channels, outputs, out)
     return out
 
 
@@ -137,7 +136,7 @@ def _setup(plan, N, K, size, char, threads):
     width, itemsize = TILE_VECTORS * LANES[char], np.dtype(char).itemsize
     shapes = [tuple(len(range(n)[part]) for n, part in zip(size, s.outputs, strict=True)) for s in plan.sums]
     work = N * K * sum(math.prod(shape) * s.count * len(s.run_offsets) for shape, s in zip(shapes, plan.sums, strict=True))
-    slots = threads if work > PARALLEL_WORK else 1
+    slots = threads if work > MULTIPLY_ADDS else 1
     image = plan.size[0] * plan.size[1] * plan.channels
     images = max(1, min(N, IMAGES // (itemsize * image)))
     panels = -(-K // width)
@@ -193,7 +192,7 @@ def weight_gradient(plan, x, dy, w):
     char = x.dtype.char
     width, lanes = TILE_VECTORS * LANES[char], LANES[char]
     (K, C), (N, OH, OW) = w.shape[:2], (dy.shape[0], *dy.shape[3:])
-    pool, slots = parallel.team() if dy.size * w[0].size > PARALLEL_WORK else (0, 1)
+    pool, slots = parallel.team() if dy.size * w[0].size > MULTIPLY_ADDS else (0, 1)
     x, dy = (a if a.strides[4] == a.itemsize or a.strides[1] == a.itemsize else np.ascontiguousarray(a) for a in (x, dy))
     panels, pixels = -(-K // width), plan.size[0] * plan.size[1]
     slice_width = C if C <= WHOLE_PIXELS else TILE_ROWS

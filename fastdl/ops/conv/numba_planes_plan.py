@@ -9,9 +9,11 @@ import math
 import numpy as np
 
 from ...cpu import parallel
-from ...cpu.features import caches, vector_bits
+from ...cpu.blocking import LANES
+from ...cpu.features import caches
 from ...cpu.microkernel import TILE_ROWS
-from ...cpu.workspace import workspace
+from ...cpu.thresholds import MULTIPLY_ADDS
+from ...cpu.workspace import NOTHING, workspace
 from ...packing import prepared
 from ..layout import empty_like_layout, is_channels_last
 from ..numba_activation import kernel_arguments
@@ -21,11 +23,8 @@ from .numba_direct import WIDE, correlate, weight_gradient
 from .numba_groups import CELLS, convolve_groups, gradient_depthwise, scratch_elements
 from .numba_planes import make_planes
 
-NOTHING = {c: np.empty(0, c) for c in "fd"}
-LANES = {"f": vector_bits() // 32, "d": vector_bits() // 64}
 ROWS = 16 * TILE_ROWS  # output channels in a block
 PLANES = 64 << 20  # bytes of planes at a time: a batch is done in as many parts as that takes
-PARALLEL_WORK = 1 << 17  # multiply-adds
 SMALL_GROUP = 4  # channels of a group, in and out, up to which sliding windows beat tiles of a matrix product
 
 
@@ -119,7 +118,7 @@ def _with_channels(offsets, channels, plane):
 
 # ------------------------------------------------------------------------------------------------ running
 def _pool_for(work):
-    return parallel.team() if work > PARALLEL_WORK else (0, 1)
+    return parallel.team() if work > MULTIPLY_ADDS else (0, 1)
 
 
 def _planes(plan, x, start, stop, pool, block):

@@ -9,7 +9,8 @@ import numpy as np
 from ...cpu import parallel
 from ...cpu.features import caches, vector_bits
 from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS
-from ...cpu.workspace import workspace
+from ...cpu.thresholds import MULTIPLY_ADDS
+from ...cpu.workspace import NOTHING, workspace
 from ..layout import empty_like_layout
 from ..numba_activation import kernel_arguments
 from .numba_rows import pixel_rows
@@ -18,8 +19,6 @@ from .numba_winograd import K_BLOCK, KERNELS
 LANES = vector_bits() // 32
 WIDTH = TILE_VECTORS * LANES
 IMAGES = 64 << 20  # bytes of padded pixel rows at a time
-PARALLEL_WORK = 1 << 17
-NOTHING = np.empty(0, np.float32)
 
 
 def transformed(w, m, transpose):
@@ -44,13 +43,13 @@ def run(m, x, U, outputs, before, shape, bias, act, like):
     if x.strides[4] != x.itemsize and x.strides[1] != x.itemsize:
         x = np.ascontiguousarray(x)
     points, panels = (m + 2) ** 2, -(-outputs // WIDTH)
-    pool, slots = parallel.team() if math.prod(shape) * C > PARALLEL_WORK else (0, 1)
+    pool, slots = parallel.team() if math.prod(shape) * C > MULTIPLY_ADDS else (0, 1)
     block, k_panels = _block(points, Cb, panels, N * TH * TW, slots)
     part = points * block * (Cb + K_BLOCK * WIDTH) + m * m * block * K_BLOCK * WIDTH
     step = max(1, min(N, IMAGES // (4 * Hp * Wp * Cb)))
     memory = workspace(slots * part + step * Hp * Wp * Cb, x.dtype)
     scratch, rows = memory[: slots * part], memory[slots * part :]
-    bias = NOTHING if bias is None else np.ascontiguousarray(bias)
+    bias = NOTHING["f"] if bias is None else np.ascontiguousarray(bias)
     for start in range(0, N, step):
         here = x[start : start + step]
         pixel_rows["f"](pool, here, *before, Hp, Wp, Cb, rows)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from ...cpu import parallel
-from ...cpu.features import vector_bits
+from ...cpu.blocking import LANES
 from ...cpu.gemm import panel_elements, scratch_elements
-from ...cpu.workspace import workspace
+from ...cpu.thresholds import MULTIPLY_ADDS
+from ...cpu.workspace import NOTHING, workspace
 from ...packing import is_packed, prepared
 from ..activation import activate, needs_input
 from ..numba_activation import code_of, kernel_arguments
@@ -16,11 +17,7 @@ from .numba_gemm import BY_COLUMN, DIRECT, DOTS, PACKED, READY, gemm, multiply_s
 from .reference import _sum_to
 
 _empty = np.empty
-NOTHING = {c: np.empty(0, c) for c in "fd"}
-LANES = {"f": vector_bits() // 32, "d": vector_bits() // 64}
 
-# Measured: below this many multiply-adds one thread is done before a second one has started.
-PARALLEL_WORK = 1 << 17
 # b is packed where enough rows of a pass over it to pay for the copy; sooner where its rows share a few sets of the caches
 PACK_ROWS = 48
 FEW_COLUMNS = 8
@@ -45,14 +42,14 @@ def multiply(a, b, out=None, bias=None, what=0, slope=0.0):
     dtype = a.dtype
     c = _empty((m, n), dtype) if out is None else out
     char = dtype.char
-    if m * n * k <= PARALLEL_WORK and n > 1 and what == 0 and b.flags.c_contiguous:  # what is over in microseconds
+    if m * n * k <= MULTIPLY_ADDS and n > 1 and what == 0 and b.flags.c_contiguous:  # what is over in microseconds
         multiply_small[char](a, b, c)
         return c
     if n * FEW_COLUMNS < m and n < FEW_COLUMNS and what == 0:
         # tiles of columns would be mostly empty; in the transposed product a's rows are the columns, which threads share
         c[...] = multiply(np.ascontiguousarray(b.T), a.T).T
         return c
-    pool, slots = parallel.team() if m * n * k > PARALLEL_WORK else (0, 1)
+    pool, slots = parallel.team() if m * n * k > MULTIPLY_ADDS else (0, 1)
     way = _way(m, n, k, a, b)
     scratch = workspace(scratch_elements(n, k, slots, LANES[char], False), a.dtype) if way == PACKED else NOTHING[char]
     gemm[char](pool, slots, way, a, b, c, scratch, NOTHING[char] if bias is None else bias, what, slope)
@@ -64,7 +61,7 @@ def multiply_packed_weight(a, w, out=None, bias=None, what=0, slope=0.0):
     if not is_packed(w) or a.shape[0] == 1:
         return multiply(a, w.T, out, bias, what, slope)
     (m, k), n, char = a.shape, w.shape[0], a.dtype.char
-    pool, slots = parallel.team() if m * n * k > PARALLEL_WORK else (0, 1)
+    pool, slots = parallel.team() if m * n * k > MULTIPLY_ADDS else (0, 1)
     panels = prepared(w, "gemm", lambda: _panels(w, pool))
     c = np.empty((m, n), a.dtype) if out is None else out
     scratch = workspace(scratch_elements(n, k, slots, LANES[char], True), a.dtype)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from ...cpu import parallel
+from ...cpu.thresholds import ELEMENTS
 from .. import activation as plain
 from ..numba_activation import CODES, code_of
 from .numba_pointwise import activate, pull_back
 
-PARALLEL_SIZE = 1 << 15  # elements
 _FROM_OUTPUT = ("sigmoid", "tanh")  # their gradient comes from the output; the others' from the input, which costs nothing to keep
 
 
@@ -50,7 +50,7 @@ def _gradient(act, grad, source):
 
 
 def _pool(x):
-    return parallel.pool() if x.size > PARALLEL_SIZE else 0
+    return parallel.pool() if x.size > ELEMENTS else 0
 
 
 def _dense(x):

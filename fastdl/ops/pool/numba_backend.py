@@ -11,7 +11,8 @@ import math
 import numpy as np
 
 from ...cpu import parallel
-from ...cpu.workspace import workspace
+from ...cpu.thresholds import POOLED
+from ...cpu.workspace import NOTHING, workspace
 from ..layout import empty_in_layout, is_channels_last
 from . import reference
 from .geometry import AdaptiveParams
@@ -22,8 +23,6 @@ from .numba_search import indices, search_by_cells, search_evenly
 from .numba_spread import spread_by_cells, spread_evenly
 from .numba_windows import CELLS, SLACK, Plan, adaptive_windows, windows
 
-PARALLEL_WORK = 1 << 16  # elements of the input: below that one thread is done before a second one has started
-NOTHING = {c: np.empty(0, c) for c in "fd"}
 NO_PLACES = np.empty(0, np.uint8), np.empty(0, np.int64)
 
 
@@ -92,7 +91,7 @@ def _scratch(elements, dtype):
 
 def _threads(elements):
     """The pool for a call on so many elements, and how many threads that is."""
-    return parallel.team() if elements > PARALLEL_WORK else (0, 1)
+    return parallel.team() if elements > POOLED else (0, 1)
 
 
 # ------------------------------------------------------------------------------------------------ forward

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...cpu import parallel
+from ...cpu import parallel, thresholds
+from ...cpu.blocking import LANES
 from ...cpu.workspace import workspace
-from ..matmul.numba_backend import LANES, multiply
+from ..matmul.numba_backend import multiply
 from .layout import GATES, Weights, dropout_apply, dropout_kept, join, split
 from .numba_cell import cell
 from .numba_gradient import backward
-from .numba_plan import SPLIT_GATES, SPLIT_PACK, places_of, plan_of, up_to_block
+from .numba_plan import places_of, plan_of, up_to_block
 from .numba_product import PANEL, pack
 from .numba_rows import gather, in_order, put_back, rows_of, scatter, states_before
 from .numba_sequence import W_H, W_R, W_X, forward, start
@@ -91,7 +92,7 @@ def _layer(x, h0, c0, weights, plan, rows, train, h_n, c_n) -> Trace:
 
 
 def _pack(plan, w, gates, out):
-    pack[w.dtype.char](plan.pool if w.size > SPLIT_PACK else 0, w, gates, out)
+    pack[w.dtype.char](plan.pool if w.size > thresholds.MOVED else 0, w, gates, out)
 
 
 # ------------------------------------------------------------------------------------------------ gradients of sequences
@@ -275,7 +276,7 @@ def _step(x, h, c, w, mode, train, h_new, c_new):
     kept_gates = np.empty(batch * gates * padded if train else 0, x.dtype)
     kept = np.empty(batch * padded if train and mode in ("gru", "lstm") else 0, x.dtype)
     none, no_states = _NOTHING[char, 1], _NOTHING[char, 2]
-    pool, slots = parallel.team() if batch * gates * padded > SPLIT_GATES else (0, 1)
+    pool, slots = parallel.team() if batch * gates * padded > thresholds.GATES else (0, 1)
     cell[char](pool, CODES[mode], int(train), gates, max(1, -(-batch // (4 * slots))), x_gates, h_gates, none if w.b_ih is None else w.b_ih,
                none if w.b_hh is None else w.b_hh, no_states if h is None else h, no_states if c is None else c,
                workspace((4 + 3 * batch) * padded, x.dtype), h_new, c_new, kept_gates, kept)

@@ -7,17 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...cpu import parallel
-from ..matmul.numba_backend import LANES
+from ...cpu import parallel, thresholds
+from ...cpu.blocking import LANES
 from .layout import GATES
 from .numba_product import PANEL, blocks_of
 from .numba_sequence import BIAS, PEEPHOLE, SCRATCH, W_H, W_R, W_X, C, H
 from .numba_steps import CODES, GRU, RESET_FIRST
 
-# Measured on two cores: with fewer multiply-adds in all, or in a step that threads would share, one thread is done as soon.
-SPLIT_WORK, SPLIT_STEP = 1 << 17, 1 << 15
-SPLIT_PACK = 1 << 16  # the same for the elements of a weight to be packed
-SPLIT_GATES = 1 << 14  # and for the gates of a cell
 # Input rows that go through the input's weights together: enough to pay for reading these, few enough for their gates to
 # be in the cache when their steps come.
 ROWS_AT_ONCE = 48
@@ -56,10 +52,11 @@ def up_to_block(units, lanes) -> int:
 
 def plan_of(params, batch, steps, char) -> Plan:
     step = batch * params.output * GATES[params.mode] * params.hidden
-    pool, slots = parallel.team() if step * steps > SPLIT_WORK else (0, 1)
+    pool, slots = parallel.team() if step * steps > thresholds.MULTIPLY_ADDS else (0, 1)
     reset_first = params.mode == "gru" and not params.linear_before_reset
     code = RESET_FIRST if reset_first else CODES[params.mode]
-    return _plan(code, GATES[params.mode], params.hidden, params.projection, batch, steps, LANES[char], pool, slots, step > SPLIT_STEP)
+    return _plan(code, GATES[params.mode], params.hidden, params.projection, batch, steps, LANES[char], pool, slots,
+                 step > thresholds.STEP_MULTIPLY_ADDS)
 
 
 @lru_cache(maxsize=256)

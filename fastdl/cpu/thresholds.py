@@ -1,0 +1,11 @@
+"""From how much work on threads share it. Measured on two virtual cores (Zen 3): with less, one thread is done as soon.
+
+What a kernel needs to know beside the amount of work stands with the kernel.
+"""
+
+MULTIPLY_ADDS = 1 << 17  # of a product, a convolution, a recurrent layer
+STEP_MULTIPLY_ADDS = 1 << 15  # of one step of a recurrent layer, whose threads meet after each
+GATES = 1 << 14  # of a recurrent cell
+ELEMENTS = 1 << 15  # of an operator that does arithmetic on each element by itself
+POOLED = 1 << 16  # elements of the input of a pooling layer
+MOVED = 1 << 14  # elements to be packed or rearranged
