@@ -51,7 +51,7 @@ def test_linear_activation(backend, activation):
 
 
 # each way through cpu/gemm.py, above the size from which threads share the work; k long enough for several passes
-SHAPES = [(1, 1500, 300), (4, 600, 512), (7, 700, 333), (33, 300, 400), (60, 1100, 70), (200, 900, 50), (130, 70, 3300),
+SHAPES = [(1, 1500, 300), (4, 600, 512), (7, 700, 333), (20, 300, 150), (33, 300, 400), (60, 1100, 70), (200, 900, 50), (130, 70, 3300),
           (700, 300, 1), (700, 300, 5), (3, 900, 40)]
 
 

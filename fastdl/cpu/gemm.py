@@ -1,9 +1,11 @@
 """The matrix product c = a b on strided operands, with a last step on each part of c while it is in a core's cache.
 
-c has contiguous rows; a and b have any strides. Three ways, the caller chooses:
+c has contiguous rows; a and b have any strides. Five ways, the caller chooses:
 
 * ``dots``: both operands contiguous along k (a times a transposed weight): nothing is packed;
+* ``row``: a single row of a, b has contiguous rows: b flows past once, its rows shared by threads in long pieces;
 * ``direct``: b has contiguous rows: b is read in place, a through any strides;
+* ``few``: few rows of a: each thread copies some panels of b to its L2 and all of a passes them. Any strides;
 * ``packed``: panels of b are copied once into the order in which tiles read them (or were before: weights used again),
   then blocks of a's rows pass over them; a is read in place where its rows are contiguous, packed otherwise. Any strides.
 
@@ -14,19 +16,45 @@ from __future__ import annotations
 
 from ._pool import parallel_for
 from .blocking import KC, MC, NC
+from .features import vector_bits
 from .jit import inline
-from .microkernel import TILE_ROWS, TILE_VECTORS, dot_tile, outer_tile, store_scalars, store_tile
-from .simd import lanes, load, load_n, load_rows, offset, prefetch, read, store, store_n, store_rows, transpose, write
+from .microkernel import TILE_ROWS, TILE_VECTORS, dot_tile, outer_tile, row_tile, store_scalars, store_tile
+from .simd import (
+    broadcast,
+    fma,
+    lanes,
+    load,
+    load_n,
+    load_rows,
+    load_rows_n,
+    offset,
+    prefetch,
+    read,
+    splat,
+    store,
+    store_n,
+    store_rows,
+    store_rows_n,
+    transpose,
+    write,
+)
 
 MR = TILE_ROWS
-PITCH = KC + 16  # of copied rows of a: rows a power of two apart would share a few sets of the caches
+GROUP = 4  # panels of b that are copied together
+AHEAD = 8  # rows of b that are asked for before they are copied: each may be a page of its own
+LINE_VECTORS = 512 // vector_bits()  # of a cache line
 
 
 def scratch_elements(n: int, k: int, slots: int, lanes: int, ready: bool) -> int:
     """How many elements of scratch memory ``packed`` needs; ready: b's panels were made before."""
     width = TILE_VECTORS * lanes
     columns = -(-min(n, NC) // width) * width
-    return (0 if ready else min(k, KC) * columns) + slots * MC * PITCH
+    return (0 if ready else min(k, KC) * columns) + slots * (MC * min(k, KC) + 2 * lanes)  # see pack_rows for what is behind a block
+
+
+def few_elements(m: int, k: int, lanes: int) -> int:
+    """How many elements of scratch memory a thread of ``few`` needs, in whole cache lines: see pack_rows for what is behind it."""
+    return -(-((-(-m // MR) * MR + GROUP * TILE_VECTORS * lanes) * min(k, KC) + 2 * lanes) // 64) * 64
 
 
 def panel_elements(n: int, k: int, lanes: int) -> int:
@@ -82,30 +110,75 @@ def pack_panel(b, b_row, b_col, k, n, out):
 
 
 @inline
+def pack_panels(b, b_row, b_col, k, n, out):
+    """Copy b's first n columns to as many panels as they take, GROUP of them at a time where b's rows are contiguous: they
+
+    may be pages apart, and begin amid a cache line.
+    """
+    width = TILE_VECTORS * lanes(b)
+    j = 0
+    while b_col == 1 and j + GROUP * width <= n:
+        for p in range(k):
+            for q in range(GROUP):
+                prefetch(b, (p + AHEAD) * b_row + j + q * width)
+            prefetch(b, (p + AHEAD) * b_row + j + GROUP * width - 1)
+            for q in range(GROUP):
+                for v in range(0, width, lanes(b)):
+                    store(out, (j + q * width) * k + p * width + v, load(b, p * b_row + j + q * width + v))
+        j += GROUP * width
+    while j < n:
+        pack_panel(offset(b, j * b_col), b_row, b_col, k, n - j, offset(out, j * k))
+        j += width
+
+
+@inline
 def pack_rows(a, a_row, a_col, m, k, out):
-    """Copy a block of a to panels of one tile's rows, k after k, zeros after its last row."""
+    """Copy a block of a to panels of one tile's rows, k after k. What stands where a panel's last rows are missing is anything.
+
+    Vectors longer than a panel's row run over into the next row, which is written after it: hence the slack behind the last.
+    """
+    V = lanes(a)
+    last = (MR + V - 1) // V - 1  # vector of a panel's row
     for i in range(0, m, MR):
-        panel = offset(out, i * k)
+        panel, rows = offset(out, i * k), offset(a, i * a_row)
         count = min(MR, m - i)
-        if count == MR:
+        if a_col == 1:
+            p = 0
+            if count == MR:
+                while p + V <= k:
+                    for g in range(last, -1, -1):
+                        store_rows(panel, p * MR + g * V, MR, transpose(load_rows_n(rows, g * V * a_row + p, a_row, MR - g * V, V)))
+                    p += V
+            while p < k:
+                n = min(V, k - p)
+                for g in range(last, -1, -1):
+                    turned = transpose(load_rows_n(rows, g * V * a_row + p, a_row, count - g * V, n))
+                    store_rows_n(panel, p * MR + g * V, MR, turned, n, V)
+                p += V
+        elif a_row == 1:
+            whole = m - i >= (last + 1) * V
             for p in range(k):
-                for r in range(MR):
-                    write(panel, p * MR + r, read(a, (i + r) * a_row + p * a_col))
+                for g in range(last + 1):
+                    v = load(rows, p * a_col + g * V) if whole else load_n(rows, p * a_col + g * V, count - g * V)
+                    store(panel, p * MR + g * V, v)
         else:
             for p in range(k):
-                for r in range(MR):
-                    write(panel, p * MR + r, read(a, (i + r) * a_row + p * a_col) if r < count else 0.0)
+                for r in range(count):
+                    write(panel, p * MR + r, read(rows, r * a_row + p * a_col))
 
 
 # ------------------------------------------------------------------------------------------------ packed
-_tile, _store = outer_tile(TILE_ROWS, TILE_VECTORS), store_tile(TILE_ROWS, TILE_VECTORS)
+UNROLL = 4
+_tile = outer_tile(TILE_ROWS, TILE_VECTORS, ahead=True, unroll=UNROLL)
+_store = store_tile(TILE_ROWS, TILE_VECTORS)
 _tile_4, _store_4 = outer_tile(4, TILE_VECTORS), store_tile(4, TILE_VECTORS)
 
 
 @inline
 def _pack_chunk(slot, chunk, b, b_row, b_col, k, n, packed):
-    width = TILE_VECTORS * lanes(b)
-    pack_panel(offset(b, chunk * width * b_col), b_row, b_col, k, n - chunk * width, offset(packed, chunk * width * k))
+    width = GROUP * TILE_VECTORS * lanes(b)
+    first = chunk * width
+    pack_panels(offset(b, first * b_col), b_row, b_col, k, min(width, n - first), offset(packed, first * k))
 
 
 @inline
@@ -119,23 +192,8 @@ def pack_all(pool, b, b_row, b_col, k, n, out):
         panels = (columns + width - 1) // width
         for p in range(0, k, full):
             target = offset(out, j * k + p * panels * width)
-            parallel_for(pool, _pack_chunk, panels, (offset(b, p * b_row + j * b_col), b_row, b_col, min(full, k - p), columns, target))
-
-
-@inline
-def copy_rows(a, a_row, m, k, out):
-    """Copy rows that are contiguous to PITCH apart, zeros up to a whole number of tiles."""
-    V = lanes(a)
-    for i in range(m):
-        p = 0
-        while p + V <= k:
-            store(out, i * PITCH + p, load(a, i * a_row + p))
-            p += V
-        if p < k:
-            store_n(out, i * PITCH + p, load_n(a, i * a_row + p, k - p), k - p)
-    for i in range(m, (m + MR - 1) // MR * MR):
-        for p in range(k):
-            write(out, i * PITCH + p, 0.0)
+            source = offset(b, p * b_row + j * b_col)
+            parallel_for(pool, _pack_chunk, (panels + GROUP - 1) // GROUP, (source, b_row, b_col, min(full, k - p), columns, target))
 
 
 @inline
@@ -169,6 +227,50 @@ _many_rows = _rows_in_place(TILE_ROWS, TILE_VECTORS)
 _four_rows = _rows_in_place(4, TILE_VECTORS)
 _one_row = _rows_in_place(1, 8)
 
+STREAMS = 8  # rows of b that a single row of a takes at a time
+ROW_BLOCK = 256  # vectors of c in one pass over some rows of b: they stay in L1
+_repeat, _add_rows = row_tile(STREAMS)
+
+
+def row_parts(n: int, k: int, itemsize: int) -> int:
+    """Into how many parts ``row`` cuts b's rows: threads share memory best in long pieces, and sums must not depend on them."""
+    return max(1, min(8, k // 64, n * k * itemsize >> 18))
+
+
+@inline
+def _row_times(a, a_col, b, b_row, c, first, last, k):
+    """One row of c, columns first to last: c = a b. STREAMS rows of b flow side by side."""
+    V = lanes(b)
+    zero = splat(c, 0.0)
+    if k < STREAMS:
+        for j in range(first, last, V):
+            store_n(c, j, zero, last - j)
+    p = 0
+    while p + STREAMS <= k:
+        x, rows = _repeat(offset(a, p * a_col), a_col), offset(b, p * b_row)
+        j = first
+        while j + 2 * V <= last:
+            s, t = (load(c, j), load(c, j + V)) if p > 0 else (zero, zero)
+            s, t = _add_rows(s, x, rows, b_row, j), _add_rows(t, x, rows, b_row, j + V)
+            store(c, j, s)
+            store(c, j + V, t)
+            j += 2 * V
+        while j < last:
+            n = last - j
+            v = load_n(c, j, n) if p > 0 else zero
+            for i in range(STREAMS):
+                v = fma(broadcast(a, (p + i) * a_col), load_n(rows, i * b_row + j, n), v)
+            store_n(c, j, v, n)
+            j += V
+        p += STREAMS
+    while p < k:
+        x = broadcast(a, p * a_col)
+        for j in range(first, last, V):
+            n = last - j
+            store_n(c, j, fma(x, load_n(b, p * b_row + j, n), load_n(c, j, n)), n)
+        p += 1
+
+
 # Rows of b in one pass. Each is a stream of its own, from pages of its own: more of them than the core follows at once
 # (prefetchers, first-level TLB) cost more than going over c again. Many rows of c find a longer pass in L2.
 FEW_STREAMS, MANY_STREAMS = 16, 64
@@ -179,15 +281,18 @@ _dot_43, _dot_41, _dot_14, _dot_11 = dot_tile(4, 3), dot_tile(4, 1), dot_tile(1,
 
 
 def products(finish):
-    """``(packed, direct, dots)`` whose last step on a part of c is ``finish(part, c_row, rows, columns, row, column, x, y, z)``.
+    """``(packed, few, row, direct, dots)`` whose last step on a part of c is ``finish(part, c_row, rows, columns, row, column, x, y, z)``.
 
     row, column: where the part begins in c. x, y, z: what the caller handed on: a pointer, an integer and a number.
     """
 
     @inline
-    def rows_chunk(slot, chunk, row_chunks, column_chunks, a, a_row, a_col, panels, c, c_row, m, n, k, add, last, scratch, column, x, y, z):
+    def rows_chunk(
+        slot, chunk, row_chunks, column_chunks, a, a_row, a_col, panels, c, c_row, m, n, k, add, last, scratch, space, column, x, y, z
+    ):
         """A block of c's rows against a range of panels."""
         width = TILE_VECTORS * lanes(panels)
+        line = LINE_VECTORS * lanes(panels)
         part, across = chunk % row_chunks, chunk // row_chunks
         tiles, count_panels = (m + MR - 1) // MR, (n + width - 1) // width
         first = part * tiles // row_chunks * MR
@@ -195,31 +300,27 @@ def products(finish):
         from_panel, to_panel = across * count_panels // column_chunks, (across + 1) * count_panels // column_chunks
         block = offset(a, first * a_row)
         target = offset(c, first * c_row)
-        mine = offset(scratch, slot * (MC * PITCH))
+        mine = offset(scratch, slot * space)
         # what a tile reads in place: whole tiles of contiguous rows, unless enough panels pass them to pay for a better place
         whole = count - count % MR
         in_place = whole if a_col == 1 and to_panel - from_panel < 8 and a_row % 256 != 0 else 0
-        row, step, panel_rows = PITCH, 1, PITCH
-        if a_col == 1:
-            copy_rows(offset(block, in_place * a_row), a_row, count - in_place, k, mine)
-        else:
-            pack_rows(block, a_row, a_col, count, k, mine)
-            row, step, panel_rows = 1, MR, k
+        pack_rows(offset(block, in_place * a_row), a_row, a_col, count - in_place, k, mine)
         four = whole if 0 < count - whole <= 4 else count  # a last tile of four rows is enough
         for q in range(from_panel, to_panel):
             j = q * width
             panel = offset(panels, j * k)
+            ahead = offset(panel, width * k)  # the next panel, of which each tile asks for a part
             for i in range(0, in_place, MR):
                 there = offset(target, i * c_row + j)
                 _prefetch_rows(there, c_row, MR)
-                _store(_tile(k, offset(block, i * a_row), a_row, 1, panel, width, 0), there, c_row, MR, n - j, add)
+                _store(_tile(k, offset(block, i * a_row), a_row, 1, panel, width, ahead), there, c_row, MR, n - j, add)
             for i in range(in_place, four, MR):
                 there = offset(target, i * c_row + j)
                 _prefetch_rows(there, c_row, MR)
-                sums = _tile(k, offset(mine, (i - in_place) * panel_rows), row, step, panel, width, 0)
+                sums = _tile(k, offset(mine, (i - in_place) * k), 1, MR, panel, width, offset(ahead, i // MR * (k // UNROLL * line)))
                 _store(sums, there, c_row, count - i, n - j, add)
             if four < count:
-                sums = _tile_4(k, offset(mine, (four - in_place) * panel_rows), row, step, panel, width, 0)
+                sums = _tile_4(k, offset(mine, (four - in_place) * k), 1, MR, panel, width, 0)
                 _store_4(sums, offset(target, four * c_row + j), c_row, count - four, n - j, add)
             if last and y:
                 finish(offset(target, j), c_row, count, min(width, n - j), first, column + j, x, y, z)
@@ -248,14 +349,71 @@ def products(finish):
                 if ready:
                     panels = offset(b, j * k + p * count * width)
                 else:
-                    parallel_for(pool, _pack_chunk, count, (offset(b, p * b_row + j * b_col), b_row, b_col, depth, columns, scratch))
+                    source = offset(b, p * b_row + j * b_col)
+                    parallel_for(pool, _pack_chunk, (count + GROUP - 1) // GROUP, (source, b_row, b_col, depth, columns, scratch))
                 parallel_for(
                     pool,
                     rows_chunk,
                     row_chunks * column_chunks,
                     (row_chunks, column_chunks, offset(a, p * a_col), a_row, a_col, panels, offset(c, j), c_row, m, columns, depth,
-                     p > 0, p + full >= k, space, j, x, y, z),
+                     p > 0, p + full >= k, space, MC * full + 2 * lanes(b), j, x, y, z),
                 )
+
+    @inline
+    def few_chunk(slot, chunk, columns, a, a_row, a_col, b, b_row, b_col, c, c_row, m, n, k, scratch, space, x, y, z):
+        """All rows of c for one range of columns; panels of b are copied to L2 just before all rows pass them."""
+        width = TILE_VECTORS * lanes(b)
+        first = chunk * columns
+        last = min(n, first + columns)
+        full = _depth(k)
+        panels = offset(scratch, slot * space)
+        rows = offset(panels, GROUP * width * full)
+        four = m - m % MR if 0 < m % MR <= 4 else m
+        for p in range(0, max(k, 1), full):
+            depth = min(full, k - p)
+            pack_rows(offset(a, p * a_col), a_row, a_col, m, depth, rows)
+            for group in range(first, last, GROUP * width):
+                end = min(last, group + GROUP * width)
+                pack_panels(offset(b, p * b_row + group * b_col), b_row, b_col, depth, end - group, panels)
+                for j in range(group, end, width):
+                    panel = offset(panels, (j - group) * depth)
+                    for i in range(0, four, MR):
+                        sums = _tile(depth, offset(rows, i * depth), 1, MR, panel, width, offset(panel, depth * width))
+                        _store(sums, offset(c, i * c_row + j), c_row, m - i, last - j, p > 0)
+                    if four < m:
+                        sums = _tile_4(depth, offset(rows, four * depth), 1, MR, panel, width, 0)
+                        _store_4(sums, offset(c, four * c_row + j), c_row, m - four, last - j, p > 0)
+        if y:
+            finish(offset(c, first), c_row, m, last - first, 0, first, x, y, z)
+
+    @inline
+    def few(pool, slots, a, a_row, a_col, b, b_row, b_col, c, c_row, m, n, k, scratch, space, x, y, z):
+        """scratch: ``space`` elements a thread, few_elements(m, k, lanes)."""
+        wide = TILE_VECTORS * lanes(b)
+        width = max(wide, (n + 4 * slots - 1) // (4 * slots) // wide * wide) if pool != 0 else n
+        if n > 0:
+            parallel_for(pool, few_chunk, (n + width - 1) // width,
+                         (width, a, a_row, a_col, b, b_row, b_col, c, c_row, m, n, k, scratch, space, x, y, z))
+
+    @inline
+    def row_chunk(slot, chunk, parts, a, a_col, b, b_row, n, k, sums):
+        first, last = chunk * k // parts, (chunk + 1) * k // parts
+        target, block = offset(sums, chunk * n), ROW_BLOCK * lanes(b)
+        for j in range(0, n, block):
+            _row_times(offset(a, first * a_col), a_col, offset(b, first * b_row), b_row, target, j, min(n, j + block), last - first)
+
+    @inline
+    def row(pool, a, a_col, b, b_row, c, n, k, parts, sums, x, y, z):
+        """One row of c; b's columns must be contiguous (b_col == 1). parts: row_parts'. sums: parts * n elements."""
+        V = lanes(b)
+        parallel_for(pool, row_chunk, parts, (parts, a, a_col, b, b_row, n, k, sums))
+        for j in range(0, n, V):
+            v = load_n(sums, j, n - j)
+            for part in range(1, parts):
+                v = v + load_n(sums, part * n + j, n - j)
+            store_n(c, j, v, n - j)
+        if y:
+            finish(c, n, 1, n, 0, 0, x, y, z)
 
     @inline
     def direct_chunk(slot, chunk, width, a, a_row, a_col, b, b_row, c, c_row, m, n, k, x, y, z):
@@ -329,4 +487,4 @@ def products(finish):
         if n > 0:
             parallel_for(pool, dots_chunk, (n + width - 1) // width, (width, a, a_row, b, b_col, c, c_row, m, n, k, x, y, z))
 
-    return packed, direct, dots
+    return packed, few, row, direct, dots

@@ -26,6 +26,7 @@ from .simd_core import (
     _mangled,
     _splat_value,
     _vector_pointer,
+    ask_for_line,
     llvm_type,
     masked_load,
     store_first,
@@ -73,12 +74,13 @@ def _fma(builder, vector, a, b, c):
 
 
 @functools.cache
-def outer_tile(rows: int, vectors: int, *, masked: bool = False, indirect: bool = False, unroll: int = 4):
+def outer_tile(rows: int, vectors: int, *, masked: bool = False, indirect: bool = False, ahead: bool = False, unroll: int = 4):
     """``tile(k, a, a_row, a_step, b, b_step, n)``: the sum over k of a[i * a_row + k * a_step] * b[k * b_step + ...].
 
     Returns rows * vectors accumulators, row by row. n: where ``masked``, only b's first n columns are read, the others
     count as 0; else it is ignored. Where ``indirect``, b_step is a pointer to k offsets: row k of b starts at
-    b[b_step[k]].
+    b[b_step[k]]. Where ``ahead``, n is a pointer from which on a cache line is asked for with each ``unroll`` steps: what
+    the next tiles will read.
     """
 
     @intrinsic
@@ -112,13 +114,19 @@ def outer_tile(rows: int, vectors: int, *, masked: bool = False, indirect: bool 
                 return out
 
             def run(start, times, values, a_now, b_now):
-                loop = _Loop(builder, start, k_, times, [*values, a_now, b_now])
+                asking = ahead and times > 1
+                carried = [builder.bitcast(n_, ir.IntType(8).as_pointer())] if asking else []
+                loop = _Loop(builder, start, k_, times, [*values, a_now, b_now, *carried])
                 values, a_now, b_now = loop.values[:count], loop.values[count], loop.values[count + 1]
+                more = []
+                if asking:
+                    ask_for_line(builder, loop.values[-1])
+                    more = [builder.gep(loop.values[-1], [INTP(64)])]
                 for _ in range(times):
                     values = step(values, a_now, b_now)
                     a_now = builder.gep(a_now, [a_step_])
                     b_now = builder.gep(b_now, [INTP(1) if indirect else b_step_])
-                index, phis = loop.close([*values, a_now, b_now])
+                index, phis = loop.close([*values, a_now, b_now, *more])
                 return index, phis[:count], phis[count], phis[count + 1]
 
             index, values, a_now, b_now = run(INTP(0), unroll, accumulators, a_, b_step_ if indirect else b_)
@@ -126,7 +134,7 @@ def outer_tile(rows: int, vectors: int, *, masked: bool = False, indirect: bool 
             return cgutils.pack_array(builder, values)
 
         step_type = types.CPointer(types.int64) if indirect else types.intp
-        return types.UniTuple(vector, count)(types.intp, a, types.intp, types.intp, b, step_type, types.intp), codegen
+        return types.UniTuple(vector, count)(types.intp, a, types.intp, types.intp, b, step_type, n if ahead else types.intp), codegen
 
     return tile
 
@@ -213,6 +221,41 @@ def window_tile(rows: int, vectors: int):
         return types.UniTuple(vector, n)(types.intp, p, types.intp, types.CPointer(types.int64), w), codegen
 
     return tile
+
+
+@functools.cache
+def row_tile(rows: int):
+    """``(repeat, add)``: ``repeat(a, step)`` is a tuple of ``rows`` vectors, a[0], a[step], ... each in all lanes; ``add(acc, x,
+    b, b_row, j)`` is acc plus the sum over i of x[i] * b[i * b_row + j ...], in the order of i.
+    """
+
+    @intrinsic
+    def repeat(typingctx, a, step):
+        vector = vector_of(a.dtype)
+
+        def codegen(context, builder, signature, args):
+            vt, where, out = llvm_type(context, vector), args[0], []
+            for _ in range(rows):
+                out.append(_splat_value(builder, vt, builder.load(where, align=1)))
+                where = builder.gep(where, [args[1]])
+            return cgutils.pack_array(builder, out)
+
+        return types.UniTuple(vector, rows)(a, types.intp), codegen
+
+    @intrinsic
+    def add(typingctx, acc, x, b, b_row, j):
+        def codegen(context, builder, signature, args):
+            value, x_, b_, b_row_, j_ = args
+            place = j_
+            for i in range(rows):
+                read = builder.load(_vector_pointer(builder, b_, place, value.type), align=1)
+                value = _fma(builder, acc, builder.extract_value(x_, i), read, value)
+                place = builder.add(place, b_row_)
+            return value
+
+        return acc(acc, x, b, types.intp, types.intp), codegen
+
+    return repeat, add
 
 
 @functools.cache

@@ -146,16 +146,19 @@ def lanes(typingctx, p):
     return types.intp(p), codegen
 
 
+def ask_for_line(builder, where):
+    """A prefetch into L1, to be read, of the cache line at a pointer to bytes."""
+    number = ir.IntType(32)
+    fn = _function(builder, "llvm.prefetch.p0", ir.VoidType(), [where.type, number, number, number])
+    builder.call(fn, [where, number(0), number(3), number(1)])
+
+
 @intrinsic
 def prefetch(typingctx, p, i):
     """Ask for the cache line of p[i]; no effect on values."""
 
     def codegen(context, builder, signature, args):
-        byte = ir.IntType(8).as_pointer()
-        where = builder.bitcast(builder.gep(args[0], [args[1]]), byte)
-        number = ir.IntType(32)
-        fn = _function(builder, "llvm.prefetch.p0", ir.VoidType(), [byte, number, number, number])
-        builder.call(fn, [where, number(0), number(3), number(1)])
+        ask_for_line(builder, builder.bitcast(builder.gep(args[0], [args[1]]), ir.IntType(8).as_pointer()))
 
     return types.void(p, types.intp), codegen
 

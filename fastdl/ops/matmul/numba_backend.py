@@ -6,33 +6,36 @@ import numpy as np
 
 from ...cpu import parallel
 from ...cpu.blocking import LANES
-from ...cpu.gemm import panel_elements, scratch_elements
+from ...cpu.gemm import few_elements, panel_elements, row_parts, scratch_elements
 from ...cpu.thresholds import MULTIPLY_ADDS
 from ...cpu.workspace import NOTHING, workspace
 from ...packing import is_packed, prepared
 from ..activation import activate, needs_input
 from ..numba_activation import code_of, kernel_arguments
 from ..pointwise.numba_backend import activation_gradient
-from .numba_gemm import BY_COLUMN, DIRECT, DOTS, PACKED, READY, gemm, multiply_small, pack_weight
+from .numba_gemm import BY_COLUMN, DIRECT, DOTS, FEW, PACKED, READY, ROW, gemm, multiply_small, pack_weight
 from .reference import _sum_to
 
 _empty = np.empty
 
-# b is packed where enough rows of a pass over it to pay for the copy; sooner where its rows share a few sets of the caches
-PACK_ROWS = 48
+# Measured (python -m bench.matmul and its rows one by one): up to so many rows of a
+DOT_ROWS = 32  # dot products with b's columns, contiguous, beat panels
+FEW_ROWS = 64  # each thread copies panels for itself
+DIRECT_ROWS = 10  # reading b in place beats copying it; up to FEW_ROWS where b is small, or wherever all is
+DIRECT_SIZE, DIRECT_WORK = 1 << 16, 96**3
 FEW_COLUMNS = 8
-# dot products add up their lanes at the end, which only a long k pays for
-DOT_ROWS = 64
 
 
 def _way(m, n, k, a, b):
     size = a.itemsize
-    a_col, (b_row, b_col) = a.strides[1], b.strides
-    if b_row == size and (b_col != size or n == 1):
-        return DOTS if a_col == size and (m <= DOT_ROWS or n < 8) else PACKED
-    if b_col == size:
-        return DIRECT if m <= (PACK_ROWS if b_row % 2048 else PACK_ROWS // 3) or m * n * k <= 96 * 96 * 96 else PACKED
-    return PACKED
+    b_row, b_col = b.strides
+    if b_row == size and (b_col != size or n == 1) and a.strides[1] == size and (m <= DOT_ROWS or n < FEW_COLUMNS):
+        return DOTS
+    if m == 1 and b_col == size:
+        return ROW
+    if b_col == size and (m < DIRECT_ROWS or m * n * k <= DIRECT_WORK or (m < FEW_ROWS and n * k <= DIRECT_SIZE)):
+        return DIRECT
+    return FEW if m <= FEW_ROWS else PACKED
 
 
 def multiply(a, b, out=None, bias=None, what=0, slope=0.0):
@@ -51,9 +54,18 @@ def multiply(a, b, out=None, bias=None, what=0, slope=0.0):
         return c
     pool, slots = parallel.team() if m * n * k > MULTIPLY_ADDS else (0, 1)
     way = _way(m, n, k, a, b)
-    scratch = workspace(scratch_elements(n, k, slots, LANES[char], False), a.dtype) if way == PACKED else NOTHING[char]
+    scratch = _scratch(way, m, n, k, slots, dtype)
     gemm[char](pool, slots, way, a, b, c, scratch, NOTHING[char] if bias is None else bias, what, slope)
     return c
+
+
+def _scratch(way, m, n, k, slots, dtype):
+    if way in (DOTS, DIRECT):
+        return NOTHING[dtype.char]
+    if way == ROW:
+        return workspace(n * row_parts(n, k, dtype.itemsize), dtype)
+    lanes = LANES[dtype.char]
+    return workspace(slots * few_elements(m, k, lanes) if way == FEW else scratch_elements(n, k, slots, lanes, way == READY), dtype)
 
 
 def multiply_packed_weight(a, w, out=None, bias=None, what=0, slope=0.0):
@@ -64,7 +76,7 @@ def multiply_packed_weight(a, w, out=None, bias=None, what=0, slope=0.0):
     pool, slots = parallel.team() if m * n * k > MULTIPLY_ADDS else (0, 1)
     panels = prepared(w, "gemm", lambda: _panels(w, pool))
     c = np.empty((m, n), a.dtype) if out is None else out
-    scratch = workspace(scratch_elements(n, k, slots, LANES[char], True), a.dtype)
+    scratch = _scratch(READY, m, n, k, slots, a.dtype)
     gemm[char](pool, slots, READY, a, panels, c, scratch, NOTHING[char] if bias is None else bias, what, slope)
     return c
 

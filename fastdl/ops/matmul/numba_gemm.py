@@ -9,7 +9,7 @@ from ...cpu.jit import inline, kernel
 from ...cpu.simd import broadcast, lanes, larger, load, load_n, offset, pointer, splat, store, store_n
 from ..numba_activation import RELU, apply_activation
 
-DOTS, DIRECT, PACKED, READY = 0, 1, 2, 3  # ways: see cpu/gemm.py; READY: b is pack_weight's panels
+DOTS, DIRECT, PACKED, READY, FEW, ROW = 0, 1, 2, 3, 4, 5  # ways: see cpu/gemm.py; READY: b is pack_weight's panels
 BY_COLUMN, BY_ROW = 16, 32  # where a bias belongs; added to the activation's code
 
 
@@ -41,7 +41,7 @@ def finish_block(c, c_row, m, n, row, column, bias, what, slope):
             store_n(target, j, apply_activation(load_n(target, j, n - j) + shift, act, leak), n - j)
 
 
-_packed, _direct, _dots = products(finish_block)
+_packed, _few, _row, _direct, _dots = products(finish_block)
 
 
 @kernel("i i i R2 R2 W2 W1 R1 i T")
@@ -57,6 +57,10 @@ def gemm(pool, slots, way, a, b, c, scratch, bias, what, slope):
         _dots(pool, slots, A, a_row, B, b_col, C, c_row, m, n, k, x, what, slope)
     elif way == DIRECT:
         _direct(pool, slots, A, a_row, a_col, B, b_row, C, c_row, m, n, k, x, what, slope)
+    elif way == ROW:
+        _row(pool, A, a_col, B, b_row, C, n, k, scratch.shape[0] // n, pointer(scratch), x, what, slope)
+    elif way == FEW:
+        _few(pool, slots, A, a_row, a_col, B, b_row, b_col, C, c_row, m, n, k, pointer(scratch), scratch.shape[0] // slots, x, what, slope)
     else:
         _packed(pool, slots, A, a_row, a_col, B, b_row, b_col, C, c_row, m, n, k, way == READY, pointer(scratch), x, what, slope)
 
