@@ -5,7 +5,11 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
+import pytest
 from subprocesses import ROOT
+
+from fastdl.cpu.jit import kernel
 
 # a small kernel: what is tested is the cache, not the compiler
 USE = """
@@ -15,7 +19,7 @@ from fastdl.ops.pointwise.numba_pointwise import activate
 y = np.full(5, np.nan, "f4")
 activate["f"](0, np.arange(-2, 3, dtype="f4"), y, 1, 0.0)
 assert (y == [0, 0, 0, 1, 2]).all()
-print(jit._cache_key(), sum(activate["f"].stats.cache_hits.values()))
+print(jit._cache_key(), sum(activate.dispatchers["f"].stats.cache_hits.values()))
 """
 
 
@@ -98,3 +102,34 @@ def test_closures_of_one_name_do_not_meet(tmp_path):
     """Kernels of one factory, each compiled by a process of its own, loaded together from the cache by a third."""
     for tiles in ("(2,)", "(4,)", "(6,)", "(2, 4, 6)", "(6, 4, 2)"):
         finish(start(ONE.format(tiles=tiles), FASTDL_CACHE_DIR=str(tmp_path), FASTDL_VECTOR_BITS="256"))
+
+
+@kernel("R2 W1 i")
+def row_of(x, y, i):
+    for j in range(y.shape[0]):
+        y[j] = x[i, j]
+
+
+def test_a_kernel_refuses_what_it_was_not_compiled_for():
+    x, y = np.arange(6, dtype="f4").reshape(2, 3), np.empty(3, "f4")
+    read_only = np.empty(3, "f4")
+    read_only.flags.writeable = False
+    x.flags.writeable = False  # which may be read
+    row_of["f"](x, y, 1)
+    assert y.tolist() == [3, 4, 5]
+    for bad in [(x.astype("f8"), y), (x, y.astype("f8")), (x[0], y), (x, y[None]), (x.tolist(), y), (None, y), (1.0, y), (x, read_only)]:
+        with pytest.raises(TypeError, match="not the array that it takes"):
+            row_of["f"](*bad, 1)
+    for bad in [(x,), (x, y, 1, 2)]:
+        with pytest.raises(TypeError):
+            row_of["f"](*bad)
+
+
+def test_a_call_counts_no_references():
+    x, y = np.arange(6, dtype="f4").reshape(2, 3), np.empty(3, "f4")
+    before = sys.getrefcount(x), sys.getrefcount(y)
+    for _ in range(100):
+        row_of["f"](x, y, 1)
+        with pytest.raises(TypeError):
+            row_of["f"](x, y[None], 1)
+    assert (sys.getrefcount(x), sys.getrefcount(y)) == before

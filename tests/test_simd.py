@@ -156,4 +156,4 @@ def test_unaligned_strided_and_read_only_arrays_run_the_same_code():
     out = [np.empty(40, "f4") for _ in range(4)]
     elementwise["f"](x, x, *out)
     np.testing.assert_array_equal(out[1], np.arange(40))
-    assert len(elementwise["f"].signatures) == 1
+    assert len(elementwise.dispatchers["f"].signatures) == 1

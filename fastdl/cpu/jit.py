@@ -37,6 +37,7 @@ from numba.core.compiler import CompileResult
 from numba.core.sigutils import normalize_signature
 
 from . import features
+from .borrowed import Borrowed
 
 try:
     import fcntl
@@ -95,6 +96,7 @@ class Kernel(dict):
         self.function = function
         self.signature = signature.split()
         self.dtypes = dtypes
+        self.dispatchers = {}
         kernels.append(self)
 
     __hash__ = object.__hash__
@@ -108,9 +110,10 @@ class Kernel(dict):
             dispatcher._cache = cache = _DiskCache(self.name, slow.start)
             with slow, cache:
                 dispatcher.compile(tuple(_argument(token, char) for token in self.signature))
-            dispatcher.disable_compile()
-            self[char] = dispatcher
-            return dispatcher
+            # the wrapper itself, past Numba's search for a form that fits the arguments: there is one, and it checks
+            self.dispatchers[char] = dispatcher
+            self[char] = next(iter(dispatcher.overloads.values())).entry_point
+            return self[char]
 
 
 def assembly(made: Kernel, char: str) -> str:
@@ -137,7 +140,7 @@ def _argument(token, char):
         return types.boolean
     kind, ndim = token[0], int(token[1:])
     element = _ARRAYS.get(kind, DTYPES[char])
-    return types.Array(element, ndim, "A", readonly=kind == "R", aligned=False)
+    return Borrowed(element, ndim, kind == "R")
 
 
 class Callback:
