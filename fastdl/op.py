@@ -178,12 +178,13 @@ class Operator:
     def __call__(self, *args, **kwargs):
         if not (args and type(args[0]) is ndarray) and (torch := _torch_of(args, kwargs)):
             return torch.call(self, args, kwargs)
-        arrays, params, shapes = self.prepare(*args, **kwargs)
-        forward = self._forward if self._generation == _generation else None
-        if forward is None:
+        arrays, params, shapes = self.prepare(*args, **kwargs) if kwargs else self.prepare(*args)
+        forward = self._forward
+        if forward is None or self._generation != _generation:
             forward = self.implementation(arrays, params).forward
-        y = forward(arrays, params, False)[0]
-        return y if shapes is None else _reshape(y, shapes)
+        if shapes is None:
+            return forward(arrays, params, False)[0]
+        return _reshape(forward(arrays, params, False)[0], shapes)
 
     def vjp(self, *args, **kwargs):
         """``(y, pullback)``; see :func:`fastdl.vjp`."""
@@ -344,7 +345,15 @@ def _check_gradient(name, grad, like, kernel_form):
         if g.ndim:
             raise ValueError(f"{name}: the gradient given to the pullback has shape {g.shape}, the output has {like.shape}")
         g = np.full(like.shape, g)
+    g = even(g)
     return g if g.shape == kernel_form.shape else g.reshape(kernel_form.shape)
+
+
+def even(value):
+    """``value``, or a copy where its elements are not whole elements apart (a field of a packed record): kernels count elements."""
+    if value.flags.aligned or not any(stride % value.itemsize for stride in value.strides):
+        return value
+    return value.copy()
 
 
 def _is_torch(value) -> bool:

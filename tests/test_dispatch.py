@@ -229,3 +229,35 @@ def test_environment_variable():
 def test_environment_variable_with_an_unknown_backend():
     done = python("import fastdl", check=False, FASTDL_BACKEND="fortran")
     assert done.returncode == 1 and "'fortran'; the backends are cython, numba, reference" in done.stderr
+
+
+def in_a_record(a):
+    """The same values as a field of a packed record: elements lie five (nine) bytes apart."""
+    record = np.zeros(a.shape, [("value", a.dtype), ("mark", "u1")])
+    record["value"] = a
+    return record["value"]
+
+
+@pytest.mark.parametrize("name,shapes,options", [
+    ("matmul", [(3, 4), (4, 5)], {}),
+    ("matmul", [(2, 3, 4), (2, 4, 5)], {}),
+    ("linear", [(3, 4), (5, 4), (5,)], {}),
+    ("conv2d", [(2, 3, 6, 6), (4, 3, 3, 3), (4,)], {}),
+    ("conv_transpose1d", [(2, 3, 6), (3, 4, 3)], {"stride": 2}),
+    ("max_pool2d", [(2, 3, 6, 6)], {"kernel_size": 2}),
+    ("avg_pool1d", [(2, 3, 6)], {"kernel_size": 2}),
+    ("relu", [(7, 5)], {}),
+    ("layer_norm", [(7, 5)], {"normalized_shape": (5,)}),
+    ("rnn_tanh_cell", [(2, 3), (2, 4), (4, 3), (4, 4)], {}),
+])
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_elements_that_are_not_whole_elements_apart(name, shapes, options, dtype):
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(s).astype(dtype) for s in shapes]
+    y, pullback = fastdl.vjp(getattr(F, name), *arrays, **options)
+    odd, odd_pullback = fastdl.vjp(getattr(F, name), *map(in_a_record, arrays), **options)
+    np.testing.assert_array_equal(odd, y)
+    np.testing.assert_array_equal(getattr(F, name)(*map(in_a_record, arrays), **options), getattr(F, name)(*arrays, **options))
+    g = rng.standard_normal(y.shape).astype(dtype)
+    for got, want in zip(odd_pullback(in_a_record(g)), pullback(g), strict=True):
+        np.testing.assert_array_equal(got, want)

@@ -117,7 +117,9 @@ def test_a_kernel_refuses_what_it_was_not_compiled_for():
     x.flags.writeable = False  # which may be read
     row_of["f"](x, y, 1)
     assert y.tolist() == [3, 4, 5]
-    for bad in [(x.astype("f8"), y), (x, y.astype("f8")), (x[0], y), (x, y[None]), (x.tolist(), y), (None, y), (1.0, y), (x, read_only)]:
+    packed = np.zeros((2, 3), [('x', 'f4'), ('y', 'u1')])['x']
+    for bad in [(packed, y), (x.astype("f8"), y), (x, y.astype("f8")), (x[0], y), (x, y[None]), (x.tolist(), y), (None, y), (1.0, y),
+                (x, read_only)]:
         with pytest.raises(TypeError, match="not the array that it takes"):
             row_of["f"](*bad, 1)
     for bad in [(x,), (x, y, 1, 2)]:

@@ -21,6 +21,15 @@ SIZES = [
     ((0, 4), (4, 3)),
     ((3, 0), (0, 4)),
     ((2, 3, 4), (2, 4, 5)),
+    ((6, 20, 33), (6, 33, 40)),
+    ((2, 3, 20, 5), (1, 3, 5, 70)),
+    ((3, 0, 4), (3, 4, 5)),
+    ((3, 2, 0), (3, 0, 5)),
+    ((0, 2, 3), (0, 3, 5)),
+    ((3, 70, 40), (3, 40, 70)),
+    ((2, 1, 200, 20), (3, 20, 8)),
+    ((5, 1, 90), (5, 90, 30)),
+    ((3, 150, 130), (3, 130, 140)),
 ]
 
 
@@ -80,5 +89,24 @@ def test_any_number_of_threads(m, k, n, dtype):
             fastdl.set_num_threads(count)
             for got, expected in zip(run(), want, strict=True):
                 np.testing.assert_array_equal(got, expected)
+    finally:
+        fastdl.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("m,k,n", [(1, 70, 30), (8, 30, 20), (33, 90, 65), (70, 100, 100)])
+def test_batches_on_any_number_of_threads(m, k, n, dtype):
+    """The same bits as one product after the other; a matrix of a batch may be turned, or stand for all."""
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((4, 5, m, k)).astype(dtype), rng.standard_normal((5, n, k)).astype(dtype).swapaxes(1, 2)
+    threads = fastdl.get_num_threads()
+    try:
+        fastdl.set_num_threads(1)
+        want = F.matmul(a, b)
+        np.testing.assert_allclose(want, a.astype("f8") @ b.astype("f8"), rtol=1e-4, atol=1e-4)
+        for count in (2, 3):
+            fastdl.set_num_threads(count)
+            np.testing.assert_array_equal(F.matmul(a, b), want)
+            np.testing.assert_allclose(F.matmul(a[:, ::2], b[:1]), a[:, ::2] @ b[:1], rtol=1e-3, atol=1e-4)
     finally:
         fastdl.set_num_threads(threads)

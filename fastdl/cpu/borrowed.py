@@ -66,9 +66,13 @@ def _unbox(typ, obj, c):
         if typ.mutable:
             flag = builder.and_(builder.trunc(field(_FLAGS), ir.IntType(32)), ir.IntType(32)(_WRITEABLE))
             fits = builder.and_(fits, builder.icmp_signed("!=", flag, ir.IntType(32)(0)))
-        builder.store(fits, fits_slot)
         with builder.if_then(fits, likely=True):
             sizes, steps = (builder.inttoptr(field(f), word.as_pointer()) for f in (_SHAPE, _STRIDES))
+            odd = word(0)
+            for d in range(typ.ndim):
+                odd = builder.or_(odd, field(d, steps))
+            odd = builder.and_(odd, word(typ.dtype.bitwidth // 8 - 1))
+            builder.store(builder.icmp_signed("==", odd, word(0)), fits_slot)
             arrayobj.populate_array(
                 array,
                 data=builder.inttoptr(field(_DATA), array.data.type),
@@ -79,6 +83,6 @@ def _unbox(typ, obj, c):
             )
     fits = builder.load(fits_slot)
     with builder.if_then(builder.not_(fits), likely=False):
-        wanted = f"{typ.ndim} dimensions, {typ.dtype}{', writeable' * typ.mutable}"
+        wanted = f"{typ.ndim} dimensions, {typ.dtype}{', writeable' * typ.mutable}, whole elements apart"
         c.pyapi.err_set_string("PyExc_TypeError", f"a kernel's argument is not the array that it takes: {wanted}")
     return NativeValue(array._getvalue(), is_error=builder.not_(fits))

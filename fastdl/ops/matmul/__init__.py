@@ -26,8 +26,9 @@ def matmul(input, other):
     Raises TypeError (not float32 or float64, two dtypes) or ValueError (a rank of 0, sizes that do not fit).
     """
     a, b = check.pair("matmul", "input", input, "other", other)
-    if a.ndim == 2 and b.ndim == 2:
-        if a.shape[1] != b.shape[0]:
+    of_a, of_b = a.shape, b.shape
+    if len(of_a) == 2 == len(of_b):
+        if of_a[1] != of_b[0]:
             _refuse(a, b, "the last size of input equals the last but one of other")
         return (a, b), None, None
     if a.ndim == 0 or b.ndim == 0:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ...cpu import parallel
@@ -13,7 +15,7 @@ from ...packing import is_packed, prepared
 from ..activation import activate, needs_input
 from ..numba_activation import code_of, kernel_arguments
 from ..pointwise.numba_backend import activation_gradient
-from .numba_gemm import BY_COLUMN, DIRECT, DOTS, FEW, PACKED, READY, ROW, gemm, multiply_small, pack_weight
+from .numba_gemm import BY_COLUMN, DIRECT, DOTS, FEW, PACKED, READY, ROW, gemm, multiply_batch, multiply_small, pack_weight
 from .reference import _sum_to
 
 _empty = np.empty
@@ -24,6 +26,7 @@ FEW_ROWS = 64  # each thread copies panels for itself
 DIRECT_ROWS = 10  # reading b in place beats copying it; up to FEW_ROWS where b is small, or wherever all is
 DIRECT_SIZE, DIRECT_WORK = 1 << 16, 96**3
 FEW_COLUMNS = 8
+BATCH_WORK, BATCH_ROWS = 128**3, 1 << 17  # of one product of a batch, and elements of its a, up to which each is one thread's
 
 
 def _way(m, n, k, a, b):
@@ -45,14 +48,14 @@ def multiply(a, b, out=None, bias=None, what=0, slope=0.0):
     dtype = a.dtype
     c = _empty((m, n), dtype) if out is None else out
     char = dtype.char
-    if m * n * k <= MULTIPLY_ADDS and n > 1 and what == 0 and b.flags.c_contiguous:  # what is over in microseconds
-        multiply_small[char](a, b, c)
+    work = m * n * k
+    if work <= MULTIPLY_ADDS and n > 1 and what == 0 and multiply_small[char](a, b, c):  # what is over in microseconds
         return c
     if n * FEW_COLUMNS < m and n < FEW_COLUMNS and what == 0:
         # tiles of columns would be mostly empty; in the transposed product a's rows are the columns, which threads share
         c[...] = multiply(np.ascontiguousarray(b.T), a.T).T
         return c
-    pool, slots = parallel.team() if m * n * k > MULTIPLY_ADDS else (0, 1)
+    pool, slots = parallel.team() if work > MULTIPLY_ADDS else (0, 1)
     way = _way(m, n, k, a, b)
     scratch = _scratch(way, m, n, k, slots, dtype)
     gemm[char](pool, slots, way, a, b, c, scratch, NOTHING[char] if bias is None else bias, what, slope)
@@ -89,22 +92,39 @@ def _panels(w, pool):
 
 def matmul(arrays, params, train):
     a, b = arrays
-    if a.ndim == 2 and b.ndim == 2:
-        return multiply(a, b), None
-    return _batched(a, b), None
+    return (multiply if a.ndim == 2 and b.ndim == 2 else _batched)(a, b), None
 
 
 def _batched(a, b):
     if b.ndim == 2 and a.flags.c_contiguous:  # one weight for the whole batch: one tall product
-        rows = int(np.prod(a.shape[:-1]))
+        rows = math.prod(a.shape[:-1])
         return multiply(a.reshape(rows, a.shape[-1]), b).reshape(*a.shape[:-1], b.shape[-1])
     lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     a = np.broadcast_to(a, lead + a.shape[-2:])
     b = np.broadcast_to(b, lead + b.shape[-2:])
-    y = np.empty(lead + (a.shape[-2], b.shape[-1]), a.dtype)
-    for index in np.ndindex(lead):
-        multiply(a[index], b[index], y[index])
+    (m, k), n, items = a.shape[-2:], b.shape[-1], math.prod(lead)
+    y = np.empty((*lead, m, n), a.dtype)
+    if items == 0:
+        return y
+    if m * n * k > BATCH_WORK or m * k > BATCH_ROWS:  # threads share each
+        for index in np.ndindex(lead):
+            multiply(a[index], b[index], y[index])
+        return y
+    first_a, first_b = a[(0,) * len(lead)], b[(0,) * len(lead)]
+    way = _way(m, n, k, first_a, first_b)
+    way = {ROW: DIRECT, PACKED: FEW}.get(way, way)
+    pool, slots = parallel.team() if items * m * n * k > MULTIPLY_ADDS else (0, 1)
+    char, scratch = a.dtype.char, _scratch(way, m, n, k, slots, a.dtype)
+    multiply_batch[char](pool, slots, way, first_a, _places(a, lead), first_b, _places(b, lead), y.reshape(items, m, n), scratch)
     return y
+
+
+def _places(x, lead):
+    """Elements from the first matrix of a batch to each."""
+    places = np.zeros(lead, np.int64)
+    for axis, (size, stride) in enumerate(zip(lead, x.strides, strict=False)):
+        places += (np.arange(size) * (stride // x.itemsize)).reshape(size, *(1,) * (len(lead) - axis - 1))
+    return places.reshape(-1)
 
 
 def matmul_backward(grad, arrays, saved, params, needs):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...cpu._pool import parallel_for
 from ...cpu.gemm import pack_all, products
 from ...cpu.jit import inline, kernel
 from ...cpu.simd import broadcast, lanes, larger, load, load_n, offset, pointer, splat, store, store_n
@@ -67,12 +68,44 @@ def gemm(pool, slots, way, a, b, c, scratch, bias, what, slope):
 
 @kernel("R2 R2 W2")
 def multiply_small(a, b, c):
-    """c = a b on the calling thread, b's rows contiguous: few arguments, for these take as long as a small product."""
+    """c = a b on the calling thread where b's rows are contiguous: few arguments, for these take as long as a small product.
+
+    Says whether they are.
+    """
+    if b.strides[1] != b.itemsize:
+        return False
     m, k = a.shape
     a_row, a_col = _strides(a)
     b_row, c_row = b.strides[0] // b.itemsize, c.strides[0] // c.itemsize
     C = pointer(c)
     _direct(0, 1, pointer(a), a_row, a_col, pointer(b), b_row, C, c_row, m, c.shape[1], k, C, 0, 0.0)
+    return True
+
+
+@inline
+def _batch_chunk(slot, chunk, per, items, way, A, a_row, a_col, a_at, B, b_row, b_col, b_at, C, m, n, k, scratch, space):
+    mine = offset(scratch, slot * space)
+    for i in range(chunk * per, min(items, (chunk + 1) * per)):
+        a, b, c = offset(A, a_at[i]), offset(B, b_at[i]), offset(C, i * m * n)
+        if way == DOTS:
+            _dots(0, 1, a, a_row, b, b_col, c, n, m, n, k, c, 0, 0.0)
+        elif way == DIRECT:
+            _direct(0, 1, a, a_row, a_col, b, b_row, c, n, m, n, k, c, 0, 0.0)
+        else:
+            _few(0, 1, a, a_row, a_col, b, b_row, b_col, c, n, m, n, k, mine, space, c, 0, 0.0)
+
+
+@kernel("i i i R2 L1 R2 L1 W3 W1")
+def multiply_batch(pool, slots, way, a, a_at, b, b_at, c, scratch):
+    """c[i] = a_i b_i, each on one thread; a, b: the first of them, a_at, b_at: elements from there to each. c: contiguous."""
+    m, k = a.shape
+    a_row, a_col = _strides(a)
+    b_row, b_col = _strides(b)
+    items, _, n = c.shape
+    per = max(1, items // (8 * slots)) if pool != 0 else items
+    parallel_for(pool, _batch_chunk, (items + per - 1) // per,
+                 (per, items, way, pointer(a), a_row, a_col, pointer(a_at), pointer(b), b_row, b_col, pointer(b_at), pointer(c), m, n, k,
+                  pointer(scratch), scratch.shape[0] // slots))
 
 
 @kernel("i R2 W1")
