@@ -40,10 +40,12 @@ def matmul(input, other):
         columns = b[:, None]
     if rows.shape[-1] != columns.shape[-2]:
         _refuse(a, b, "the last size of input equals the last but one of other")
-    try:
-        lead = np.broadcast_shapes(rows.shape[:-2], columns.shape[:-2])
-    except ValueError:
-        _refuse(a, b, "the leading dimensions broadcast")
+    lead = rows.shape[:-2]
+    if lead != columns.shape[:-2]:
+        try:
+            lead = np.broadcast_shapes(lead, columns.shape[:-2])
+        except ValueError:
+            _refuse(a, b, "the leading dimensions broadcast")
     shape = lead + (a.shape[-2:-1] if a.ndim > 1 else ()) + (b.shape[-1:] if b.ndim > 1 else ())
     return Call((rows, columns), None, shape)
 

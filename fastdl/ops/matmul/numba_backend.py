@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -99,9 +100,11 @@ def _batched(a, b):
     if b.ndim == 2 and a.flags.c_contiguous:  # one weight for the whole batch: one tall product
         rows = math.prod(a.shape[:-1])
         return multiply(a.reshape(rows, a.shape[-1]), b).reshape(*a.shape[:-1], b.shape[-1])
-    lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    a = np.broadcast_to(a, lead + a.shape[-2:])
-    b = np.broadcast_to(b, lead + b.shape[-2:])
+    lead = a.shape[:-2]
+    if lead != b.shape[:-2]:
+        lead = np.broadcast_shapes(lead, b.shape[:-2])
+        a = np.broadcast_to(a, lead + a.shape[-2:])
+        b = np.broadcast_to(b, lead + b.shape[-2:])
     (m, k), n, items = a.shape[-2:], b.shape[-1], math.prod(lead)
     y = np.empty((*lead, m, n), a.dtype)
     if items == 0:
@@ -110,20 +113,24 @@ def _batched(a, b):
         for index in np.ndindex(lead):
             multiply(a[index], b[index], y[index])
         return y
-    first_a, first_b = a[(0,) * len(lead)], b[(0,) * len(lead)]
+    first = (0,) * len(lead)
+    first_a, first_b = a[first], b[first]
     way = _way(m, n, k, first_a, first_b)
-    way = {ROW: DIRECT, PACKED: FEW}.get(way, way)
+    if way in (ROW, PACKED):
+        way = DIRECT if way == ROW else FEW
     pool, slots = parallel.team() if items * m * n * k > MULTIPLY_ADDS else (0, 1)
-    char, scratch = a.dtype.char, _scratch(way, m, n, k, slots, a.dtype)
-    multiply_batch[char](pool, slots, way, first_a, _places(a, lead), first_b, _places(b, lead), y.reshape(items, m, n), scratch)
+    char, scratch, size = a.dtype.char, _scratch(way, m, n, k, slots, a.dtype), a.itemsize
+    a_at, b_at = _places(lead, a.strides, size), _places(lead, b.strides, size)
+    multiply_batch[char](pool, slots, way, first_a, a_at, first_b, b_at, y.reshape(items, m, n), scratch)
     return y
 
 
-def _places(x, lead):
+@functools.lru_cache(maxsize=32)
+def _places(lead, strides, itemsize):
     """Elements from the first matrix of a batch to each."""
     places = np.zeros(lead, np.int64)
-    for axis, (size, stride) in enumerate(zip(lead, x.strides, strict=False)):
-        places += (np.arange(size) * (stride // x.itemsize)).reshape(size, *(1,) * (len(lead) - axis - 1))
+    for axis, (size, stride) in enumerate(zip(lead, strides, strict=False)):
+        places += (np.arange(size) * (stride // itemsize)).reshape(size, *(1,) * (len(lead) - axis - 1))
     return places.reshape(-1)
 
 
