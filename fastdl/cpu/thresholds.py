@@ -1,9 +1,9 @@
 """From how much work on threads share it. Measured on two virtual cores (Zen 3): with less, one thread is done as soon.
 
-What a kernel needs to know beside the amount of work stands with the kernel.
+`python -m bench.threads` measures where the lines lie.
 """
 
-MULTIPLY_ADDS = 1 << 17  # of a product, a convolution, a recurrent layer
+MULTIPLY_ADDS = 1 << 18  # of a product, a convolution, a recurrent layer
 STEP_MULTIPLY_ADDS = 1 << 15  # of one step of a recurrent layer, whose threads meet after each
 GATES = 1 << 14  # of a recurrent cell
 ELEMENTS = 1 << 15  # of an operator that does arithmetic on each element by itself

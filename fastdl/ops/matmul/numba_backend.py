@@ -25,7 +25,7 @@ _empty = np.empty
 DOT_ROWS = 32  # dot products with b's columns, contiguous, beat panels
 FEW_ROWS = 64  # each thread copies panels for itself
 DIRECT_ROWS = 10  # reading b in place beats copying it; up to FEW_ROWS where b is small, or wherever all is
-DIRECT_SIZE, DIRECT_WORK = 1 << 16, 96**3
+DIRECT_SIZE, DIRECT_WORK = 1 << 16, 128**3
 FEW_COLUMNS = 8
 BATCH_WORK, BATCH_ROWS = 128**3, 1 << 17  # of one product of a batch, and elements of its a, up to which each is one thread's
 
