@@ -91,8 +91,8 @@ from fastdl.ops.conv.winograd import matrices
 w = np.random.default_rng(0).standard_normal((16, 1, 3, 3)).astype("f4")
 for m in {tiles}:
     u = np.full((m + 2) ** 2 * 16, np.nan, "f4")
-    KERNELS[m][0]["f"](0, w.reshape(-1), 0, 9, 9, 3, 1, 16, 1, u)
-    g = np.array(matrices(m)[1], float)
+    KERNELS[m, 3][0]["f"](0, w.reshape(-1), 0, 9, 9, 3, 1, 16, 1, u)
+    g = np.array(matrices(m, 3)[1], float)
     expected = (g @ w[:, 0].astype(float) @ g.T).reshape(16, -1).T
     assert np.abs(u.reshape(-1, 16) - expected).max() < 1e-4, m
 """

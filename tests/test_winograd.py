@@ -8,27 +8,32 @@ from checker import check
 import fastdl
 import fastdl.functional as F
 from fastdl.ops.conv import choice, winograd
+from fastdl.ops.conv.numba_winograd import KERNELS
 from fastdl.ops.conv.numba_winograd_plan import run, transformed
 
-# largest error over the largest output, 3 x 3 filters over unit-variance input: the bounds that winograd.py states (x 2)
-ERROR = {2: 1e-6, 4: 5e-6, 6: 3e-5}
+# largest error over the largest output, filters over unit-variance input: the bounds that winograd.py states
+ERROR = {(2, 3): 1e-6, (4, 3): 5e-6, (6, 3): 3e-5, (2, 5): 5e-6, (4, 5): 3e-5}
 
 
-@pytest.mark.parametrize("m", [2, 4, 6])
-def test_matrices_are_a_filter(m):
-    a_t, g, b_t = winograd.matrices(m)
+def test_every_tile_has_a_bound():
+    assert set(ERROR) == set(KERNELS)
+
+
+@pytest.mark.parametrize("m,r", ERROR)
+def test_matrices_are_a_filter(m, r):
+    a_t, g, b_t = winograd.matrices(m, r)
     rng = np.random.default_rng(0)
-    d, w = rng.standard_normal(m + 2), rng.standard_normal(3)
+    d, w = rng.standard_normal(m + r - 1), rng.standard_normal(r)
     np.testing.assert_allclose(a_t @ ((g @ w) * (b_t @ d)), np.correlate(d, w, "valid"), atol=1e-12)
 
 
-def one_tile_error(m, points):
+def one_tile_error(m, r, points):
     """The largest error over the largest output of tiles in float32, summed over 256 channels."""
     rng = np.random.default_rng(0)
-    a_t, g, b_t = winograd.matrices(m, 3, points)
-    n = m + 2
+    a_t, g, b_t = winograd.matrices(m, r, points)
+    n = m + r - 1
     d = rng.standard_normal((256, 100, n, n)).astype("f4")
-    w = (rng.standard_normal((256, 3, 3)) / 48).astype("f4")
+    w = (rng.standard_normal((256, r, r)) / (16 * r)).astype("f4")
     f = [a.astype("f4") for a in (a_t, b_t)]
     transformed_w = (g @ w.astype("f8") @ g.T).astype("f4")
     products = np.zeros((100, n, n), "f4")
@@ -36,7 +41,7 @@ def one_tile_error(m, points):
         products += (f[1] @ d[c] @ f[1].T) * transformed_w[c]
     y = f[0] @ products @ f[0].T
     want = sum(
-        np.einsum("ctij,c->tij", d[:, :, i : i + m, j : j + m].astype("f8"), w[:, i, j].astype("f8")) for i in range(3) for j in range(3)
+        np.einsum("ctij,c->tij", d[:, :, i : i + m, j : j + m].astype("f8"), w[:, i, j].astype("f8")) for i in range(r) for j in range(r)
     )
     return np.abs(y - want).max() / np.abs(want).max()
 
@@ -47,50 +52,72 @@ def test_no_set_of_points_compared_is_much_better():
         6: [(0, 0.5, -0.5, 0.9, -0.9, 1.5, -1.5), (0, 0.5, -0.5, 1, -1, 1.5, -1.5), (0, 0.375, -0.375, 0.75, -0.75, 1.5, -1.5)],
     }
     for m, sets in others.items():
-        chosen = one_tile_error(m, winograd.POINTS[m])
-        assert all(chosen < 1.25 * one_tile_error(m, points) for points in sets)
-        assert 3 * chosen < one_tile_error(m, sets[0]) or m == 6
+        chosen = one_tile_error(m, 3, winograd.POINTS[m + 2])
+        assert all(chosen < 1.25 * one_tile_error(m, 3, points) for points in sets)
+        assert 3 * chosen < one_tile_error(m, 3, sets[0]) or m == 6
+
+
+@pytest.mark.parametrize("m,r", ERROR)
+def test_error_of_a_tile(m, r):
+    assert one_tile_error(m, r, None) < ERROR[m, r]
 
 
 def direct64(x, w, b, padding):
     return torch.nn.functional.conv2d(*(torch.from_numpy(a).double() for a in (x, w, b)), padding=padding).numpy()
 
 
-@pytest.mark.parametrize("m", [2, 4, 6])
+@pytest.mark.parametrize("m,r", ERROR)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_every_size(m, layout):
+def test_every_size(m, r, layout):
     """Images of 1 to 20 rows, odd channel counts, with and without padding, each tile size, both layouts."""
     rng = np.random.default_rng(m)
     for height in range(1, 21):
         width, channels, outputs = (height * 7) % 20 + 1, (height * 5) % 18 + 1, (height * 11) % 37 + 1
-        padding = 1 if height < 3 or width < 3 else height % 3
+        padding = r // 2 if min(height, width) < r else height % r
         x = rng.standard_normal((1 + height % 3, channels, height, width)).astype("f4")
-        w = rng.standard_normal((outputs, channels, 3, 3)).astype("f4")
+        w = rng.standard_normal((outputs, channels, r, r)).astype("f4")
         b = rng.standard_normal(outputs).astype("f4")
         given = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2) if layout == "channels_last" else x
         want = direct64(x, w, b, padding)
         shape = (*want.shape[:2], 1, *want.shape[2:])
-        y = run(m, given[:, :, None], transformed(w[:, :, None], m, False), outputs, (padding, padding), shape, b, None, given[:, :, None])
-        assert np.abs(y[:, :, 0] - want).max() <= ERROR[m] * np.abs(want).max(), (height, width, channels, outputs)
+        given, U = given[:, :, None], transformed(w[:, :, None], m, False)
+        y = run(m, r, given, U, outputs, (padding, padding), shape, b, None, given)
+        assert np.abs(y[:, :, 0] - want).max() <= ERROR[m, r] * np.abs(want).max(), (height, width, channels, outputs)
+
+
+@pytest.mark.parametrize("r", [3, 5])
+@pytest.mark.parametrize("channels", [64, 512])
+def test_auto_stays_under_5e_5(channels, r):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, channels, 24, 24)).astype("f4")
+    w = (rng.standard_normal((64, channels, r, r)) / np.sqrt(r * r * channels)).astype("f4")
+    y = F.conv2d(x, w, None, padding=r // 2)
+    want = direct64(x, w, np.zeros(64, "f4"), r // 2)
+    assert np.abs(y - want).max() <= 5e-5
 
 
 @pytest.mark.parametrize("channels", [64, 512])
-def test_auto_stays_under_5e_5(channels):
+@pytest.mark.parametrize("m,r", ERROR)
+def test_no_tile_exceeds_5e_5(m, r, channels):
+    """Large tiles magnify the errors of long sums, which are therefore cut."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((1, channels, 24, 24)).astype("f4")
-    w = (rng.standard_normal((64, channels, 3, 3)) / np.sqrt(9 * channels)).astype("f4")
-    y = F.conv2d(x, w, None, padding=1)
-    want = direct64(x, w, np.zeros(64, "f4"), 1)
-    assert np.abs(y - want).max() <= 5e-5
+    w = (rng.standard_normal((64, channels, r, r)) / np.sqrt(r * r * channels)).astype("f4")
+    want = direct64(x, w, np.zeros(64, "f4"), r // 2)
+    x = x[:, :, None]
+    y = run(m, r, x, transformed(w[:, :, None], m, False), 64, (r // 2, r // 2), (1, 64, 1, 24, 24), None, None, x)
+    assert np.abs(y[:, :, 0] - want).max() <= 5e-5
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "strided", "channels_last"])
 @pytest.mark.parametrize(
     "x,k,padding", [((2, 9, 11, 8), 10, 1), ((1, 17, 20, 20), 33, 0), ((0, 8, 6, 6), 8, 1), ((3, 8, 3, 3), 8, 2), ((1, 1, 5, 5), 1, 1)]
 )
-def test_forced_with_gradients(x, k, padding, layout):
+@pytest.mark.parametrize("r", [3, 5])
+def test_forced_with_gradients(x, k, padding, layout, r):
     rng = np.random.default_rng(0)
-    arrays = [rng.standard_normal(x), rng.standard_normal((k, x[1], 3, 3)), rng.standard_normal(k)]
+    padding += (r - 3) // 2  # outputs as with 3 x 3
+    arrays = [rng.standard_normal(x), rng.standard_normal((k, x[1], r, r)), rng.standard_normal(k)]
     check(
         F.conv2d,
         lambda x, w, b: torch.relu(torch.nn.functional.conv2d(x, w, b, padding=padding)),
@@ -98,15 +125,16 @@ def test_forced_with_gradients(x, k, padding, layout):
         {"padding": padding, "algorithm": "winograd", "activation": "relu"},
         torch_options={},
         kind="winograd",
-        n=9 * x[1],
+        n=r * r * x[1],
         backend="numba",
         layout=layout,
     )
 
 
-def test_same_bits_for_any_number_of_threads():
+@pytest.mark.parametrize("r", [3, 5])
+def test_same_bits_for_any_number_of_threads(r):
     rng = np.random.default_rng(0)
-    x, w = rng.standard_normal((2, 40, 30, 30)).astype("f4"), rng.standard_normal((70, 40, 3, 3)).astype("f4")
+    x, w = rng.standard_normal((2, 40, 30, 30)).astype("f4"), rng.standard_normal((70, 40, r, r)).astype("f4")
     before, answers = fastdl.get_num_threads(), []
     for threads in (1, 2, 5):
         fastdl.set_num_threads(threads)
@@ -117,12 +145,14 @@ def test_same_bits_for_any_number_of_threads():
 
 def test_choice():
     """Large images and packed weights take Winograd; tiny ones, float64 and other kernels do not."""
-    assert choice.winograd_tile(1, 64, 64, 56, 56, True, "auto") in (4, 6)
-    assert choice.winograd_tile(1, 64, 64, 56, 56, True, "direct") == 0
-    assert choice.winograd_tile(1, 3, 64, 56, 56, True, "auto") == 0
-    assert choice.winograd_tile(1, 16, 16, 2, 2, False, "auto") == 0
-    assert choice.winograd_tile(1, 16, 16, 2, 2, False, "winograd") != 0
+    assert choice.winograd_tile(3, 1, 64, 64, 56, 56, True, "auto") in (4, 6)
+    assert choice.winograd_tile(3, 1, 64, 64, 56, 56, True, "direct") == 0
+    assert choice.winograd_tile(3, 1, 3, 64, 56, 56, True, "auto") == 0
+    assert choice.winograd_tile(3, 1, 16, 16, 2, 2, False, "auto") == 0
+    assert choice.winograd_tile(3, 1, 16, 16, 2, 2, False, "winograd") != 0
     params = F.conv2d.prepare(np.zeros((1, 8, 9, 9)), np.zeros((8, 8, 3, 3)))[1]
     assert not choice.serves((8, 8, 1, 3, 3), params, np.dtype("f8"))
     assert choice.serves((8, 8, 1, 3, 3), params, np.dtype("f4"))
-    assert not choice.serves((8, 8, 1, 5, 5), params, np.dtype("f4"))
+    assert choice.winograd_tile(5, 32, 32, 64, 14, 14, False, "auto") == 4
+    assert choice.serves((8, 8, 1, 5, 5), params, np.dtype("f4"))
+    assert not choice.serves((8, 8, 1, 7, 7), params, np.dtype("f4"))

@@ -7,6 +7,7 @@ on a 256-bit machine (Zen 3); only their ratios matter, and those differ little 
 from __future__ import annotations
 
 from ...cpu.features import caches
+from .winograd import TILES
 
 MULTIPLY_DIRECT = 1 / 40  # a multiply-add of the direct kernel
 MULTIPLY_TILES = 1 / 46  # a multiply-add of Winograd's products
@@ -16,10 +17,13 @@ STREAM = 0.09  # a byte of weights that comes from beyond the last-level cache
 FIXED = 8000.0  # what Winograd costs before its first tile: it is not for tiny images
 
 
+_KERNELS = tuple((1, r, r) for r in TILES)
+
+
 def serves(w_shape, params, dtype) -> bool:
-    """Whether Winograd's transforms fit: 3 x 3, stride 1, float32 (float64 is asked for where digits matter)."""
+    """Whether Winograd's transforms fit: 3 x 3 or 5 x 5, stride 1, float32 (float64 is asked for where digits matter)."""
     return (
-        w_shape[2:] == (1, 3, 3)
+        w_shape[2:] in _KERNELS
         and params.stride == (1, 1, 1)
         and params.dilation == (1, 1, 1)
         and params.groups == 1
@@ -27,18 +31,20 @@ def serves(w_shape, params, dtype) -> bool:
     )
 
 
-def winograd_tile(images: int, channels: int, outputs: int, height: int, width: int, packed: bool, algorithm: str) -> int:
-    """The tile size m of F(m x m, 3 x 3) to use for an output of height x width, or 0 for the direct kernel."""
+def winograd_tile(
+    r: int, images: int, channels: int, outputs: int, height: int, width: int, packed: bool, algorithm: str
+) -> int:
+    """The tile size m of F(m x m, r x r) to use for an output of height x width, or 0 for the direct kernel."""
     if algorithm not in ("auto", "winograd"):
         return 0
     pairs = channels * outputs
-    best, least = 0, 9 * pairs * images * height * width * MULTIPLY_DIRECT - FIXED
+    best, least = 0, r * r * pairs * images * height * width * MULTIPLY_DIRECT - FIXED
     if algorithm == "winograd":
         least = float("inf")
     elif channels < 8 or outputs < 8:
         return 0
-    for m in (2, 4, 6):
-        points = (m + 2) ** 2
+    for m in TILES[r]:
+        points = (m + r - 1) ** 2
         tiles = images * -(-height // m) * -(-width // m)
         padded = -(-tiles // 6) * 6
         weight_bytes = 4 * points * pairs

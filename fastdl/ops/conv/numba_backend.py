@@ -28,11 +28,11 @@ def conv(arrays, params, train):
     shape = (x.shape[0], w.shape[0], *params.out)
     m = 0
     if x.size and choice.serves(w.shape, params, x.dtype):
-        m = choice.winograd_tile(shape[0], w.shape[1], w.shape[0], *params.out[1:], is_packed(w), params.algorithm)
+        m = choice.winograd_tile(w.shape[3], shape[0], w.shape[1], w.shape[0], *params.out[1:], is_packed(w), params.algorithm)
     if m:
         weights = prepared(w, ("winograd", m), lambda: transformed(w, m, False))
         before = params.padding[1][0], params.padding[2][0]
-        return _activated(lambda act: run_winograd(m, x, weights, w.shape[0], before, shape, bias, act, x), params, train)
+        return _activated(lambda act: run_winograd(m, w.shape[3], x, weights, w.shape[0], before, shape, bias, act, x), params, train)
     if x.size and _is_pointwise(x, w, params):
         return _activated(lambda act: run_pointwise(x, w, bias, shape, act), params, train)
     if serves_few(x, w, params):
@@ -74,10 +74,12 @@ def conv_backward(grad, arrays, saved, params, needs):
 
 def _data_gradient(x, w, dz, params):
     if dz.size and choice.serves(w.shape, params, x.dtype):
-        before = tuple(2 - params.padding[d][0] for d in (1, 2))
-        m = choice.winograd_tile(x.shape[0], w.shape[0], w.shape[1], *x.shape[3:], False, params.algorithm) if min(before) >= 0 else 0
+        r = w.shape[3]
+        before, m = tuple(r - 1 - params.padding[d][0] for d in (1, 2)), 0
+        if min(before) >= 0:
+            m = choice.winograd_tile(r, x.shape[0], w.shape[0], w.shape[1], *x.shape[3:], False, params.algorithm)
         if m:
-            return run_winograd(m, dz, transformed(w, m, True), w.shape[1], before, x.shape, None, None, x)
+            return run_winograd(m, r, dz, transformed(w, m, True), w.shape[1], before, x.shape, None, None, x)
     if _is_flat(dz, w, params) and w.shape[1] >= FEW:
         return run_pixels(transposed_plan(w.shape[0], w.shape, params, x.shape[3:]), dz, w, True, None, x.shape, None, x)
     if dz.size and serves_channels(dz, w, params) and is_channels_last(x) and params.stride == (1, 1, 1):

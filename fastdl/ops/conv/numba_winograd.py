@@ -1,10 +1,10 @@
-"""3 x 3 convolution of stride 1 by Winograd's F(m x m, 3 x 3): a half to a quarter of the multiplications.
+"""3 x 3 and 5 x 5 convolution of stride 1 by Winograd's F(m x m, r x r): a half to a sixth of the multiplications.
 
 The image is laid out once as padded rows of pixels, channels side by side, so that every transform works on vectors of
 channels and never shuffles. Then, a block of tiles at a time, all of it in a core's L2 cache:
 
-    input transform     V[point][tile][channel] from (m + 2)^2 pixels of a tile
-    matrix products     M[point][tile][output] = V[point] U[point], one for each of the (m + 2)^2 points; the left operand is
+    input transform     V[point][tile][channel] from n x n pixels of a tile, n = m + r - 1
+    matrix products     M[point][tile][output] = V[point] U[point], one for each of the n^2 points; the left operand is
                         broadcast from where the transform wrote it, the weights U stream in panels
     output transform    rows of pixels O[row][tile, column][output] from M
     writing             bias, activation, and the rows to y in either layout
@@ -39,9 +39,10 @@ from ...cpu.simd import (
 )
 from ..numba_activation import apply_activation
 from .numba_planes import _strides
-from .winograd import matrices, transform_2d
+from .winograd import TILES, matrices, transform_2d
 
 MR = TILE_ROWS
+LONGEST = 48  # channels in one sum of a large tile, whose output transform magnifies errors: a sum's grow with its length
 K_BLOCK = 4  # panels of outputs in a block: M for them stays in L2
 
 
@@ -99,11 +100,12 @@ def _made(matrix, name, **parts):
 _tile, _store = outer_tile(TILE_ROWS, TILE_VECTORS), store_tile(TILE_ROWS, TILE_VECTORS)
 
 
-def make(m):
-    """The two entry points of F(m x m, 3 x 3): (transform_weights, convolve)."""
-    n = m + 2
+def make(m, r):
+    """The two entry points of F(m x m, r x r): (transform_weights, convolve)."""
+    n = m + r - 1
     points = n * n
-    a_t, g, b_t = matrices(m)
+    longest = LONGEST if n == 8 else 1 << 30  # channels
+    a_t, g, b_t = matrices(m, r)
     weight_tile = _made(
         g,
         "weight_tile",
@@ -195,6 +197,8 @@ def make(m):
             for c in range(0, Cb, V):
                 input_tile(offset(source, c), Wp * Cb, Cb, offset(VV, t * Cb + c), rows * Cb)
         M = offset(VV, points * rows * Cb)
+        pieces = (C + longest - 1) // longest
+        depth = (C + pieces - 1) // pieces
         for panel in range(first_panel, last_panel, K_BLOCK):
             here = min(K_BLOCK, last_panel - panel)
             Kb = here * width
@@ -202,14 +206,10 @@ def make(m):
                 for q in range(here):
                     weights = offset(U, ((p * panels + panel + q) * C) * width)
                     for i in range(0, rows, MR):
-                        _store(
-                            _tile(C, offset(VV, (p * rows + i) * Cb), Cb, 1, weights, width, 0),
-                            offset(M, (p * rows + i) * Kb + q * width),
-                            Kb,
-                            MR,
-                            width,
-                            False,
-                        )
+                        source, target = offset(VV, (p * rows + i) * Cb), offset(M, (p * rows + i) * Kb + q * width)
+                        for c in range(0, C, depth):
+                            sums = _tile(min(depth, C - c), offset(source, c), Cb, 1, offset(weights, c * width), width, 0)
+                            _store(sums, target, Kb, MR, width, c > 0)
             O = offset(M, points * rows * Kb)
             outputs = min(Kb, K - panel * width)
             for t in range(count):
@@ -261,11 +261,11 @@ def make(m):
             ),
         )
 
-    transform_weights.__qualname__ = f"transform_weights_{m}"
-    convolve.__qualname__ = f"convolve_{m}"
+    transform_weights.__qualname__ = f"transform_weights_{m}_{r}"
+    convolve.__qualname__ = f"convolve_{m}_{r}"
     return kernel("i R1 i i i i i i i W1", dtypes="f")(transform_weights), kernel("i W1 i i i i W1 i i R1 i T W5 W1 i", dtypes="f")(
         convolve
     )
 
 
-KERNELS = {m: make(m) for m in (2, 4, 6)}
+KERNELS = {(m, r): make(m, r) for r in TILES for m in TILES[r]}

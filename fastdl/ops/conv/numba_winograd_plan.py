@@ -22,27 +22,29 @@ IMAGES = 64 << 20  # bytes of padded pixel rows at a time
 
 
 def transformed(w, m, transpose):
-    """w (K, C, 1, 3, 3) transformed for F(m, 3); with ``transpose``, of the convolution that is its data gradient."""
+    """w (K, C, 1, r, r) transformed for F(m, r); with ``transpose``, of the convolution that is its data gradient."""
     flat = np.ascontiguousarray(w).reshape(-1)
     K, C = w.shape[:2]
-    first, sk, sc, row, column = 0, C * 9, 9, 3, 1
+    r = w.shape[3]
+    cells = r * r
+    first, sk, sc, row, column = 0, C * cells, cells, r, 1
     if transpose:
-        K, C, first, sk, sc, row, column = C, K, 8, 9, C * 9, -3, -1
-    U = np.empty((m + 2) ** 2 * -(-K // WIDTH) * C * WIDTH, np.float32)
-    KERNELS[m][0]["f"](parallel.pool() if K * C > 1 << 12 else 0, flat, first, sk, sc, row, column, K, C, U)
+        K, C, first, sk, sc, row, column = C, K, cells - 1, cells, C * cells, -r, -1
+    U = np.empty((m + r - 1) ** 2 * -(-K // WIDTH) * C * WIDTH, np.float32)
+    KERNELS[m, r][0]["f"](parallel.pool() if K * C > 1 << 12 else 0, flat, first, sk, sc, row, column, K, C, U)
     return U
 
 
-def run(m, x, U, outputs, before, shape, bias, act, like):
+def run(m, r, x, U, outputs, before, shape, bias, act, like):
     """The convolution of x with transformed weights; before: rows and columns of zeros above and left of x."""
     N, C = x.shape[:2]
     OH, OW = shape[3:]
     y = empty_like_layout(shape, x.dtype, like)
     TH, TW = -(-OH // m), -(-OW // m)
-    Hp, Wp, Cb = TH * m + 2, TW * m + 2, -(-C // LANES) * LANES
+    Hp, Wp, Cb = TH * m + r - 1, TW * m + r - 1, -(-C // LANES) * LANES
     if x.strides[4] != x.itemsize and x.strides[1] != x.itemsize:
         x = np.ascontiguousarray(x)
-    points, panels = (m + 2) ** 2, -(-outputs // WIDTH)
+    points, panels = (m + r - 1) ** 2, -(-outputs // WIDTH)
     pool, slots = parallel.team() if math.prod(shape) * C > MULTIPLY_ADDS else (0, 1)
     block, k_panels = _block(points, Cb, panels, N * TH * TW, slots)
     part = points * block * (Cb + K_BLOCK * WIDTH) + m * m * block * K_BLOCK * WIDTH
@@ -53,7 +55,7 @@ def run(m, x, U, outputs, before, shape, bias, act, like):
     for start in range(0, N, step):
         here = x[start : start + step]
         pixel_rows["f"](pool, here, *before, Hp, Wp, Cb, rows)
-        KERNELS[m][1]["f"](
+        KERNELS[m, r][1]["f"](
             pool,
             rows,
             Hp,

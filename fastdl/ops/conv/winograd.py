@@ -4,10 +4,10 @@ F(m, r) computes m outputs of an r-tap filter by n = m + r - 1 products instead 
 y = A^T [(G g) * (B^T d)], nested for two dimensions. The matrices follow from n - 1 interpolation points and infinity
 (Toom and Cook; Lavin and Gray, arXiv:1509.09308). Small points keep errors small, since their powers enter the
 matrices: {0, +-1, +-2} and the like are usual, mixed with their reciprocals (Barabasz et al., "Error analysis and improving
-the accuracy of Winograd convolution", ACM TOMS 46 (2020)). With {0, +-sqrt(2), +-1/sqrt(2)} F(4) is four times as
+the accuracy of Winograd convolution", ACM TOMS 46 (2020)). With {0, +-sqrt(2), +-1/sqrt(2)} F(4, 3) is four times as
 accurate as with {0, +-1, +-2}, and its matrices stay small: no set that tests/test_winograd.py compares is much better.
-Measured there, for 3 x 3 filters over 256 channels of unit variance in float32, the largest error over the largest
-output is at most 1e-6 for F(2), 5e-6 for F(4) and 3e-5 for F(6).
+Measured there, for filters over 256 channels of unit variance in float32, the largest error over the largest output is at
+most 1e-6 for F(2, 3), 5e-6 for F(4, 3) and F(2, 5), and 3e-5 for F(6, 3) and F(4, 5): it is n that decides.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ import functools
 
 import numpy as np
 
-POINTS = {
-    2: (0.0, 1.0, -1.0),
-    4: (0.0, 2**0.5, -(2**0.5), 0.5**0.5, -(0.5**0.5)),
-    6: (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5),
+POINTS = {  # by n
+    4: (0.0, 1.0, -1.0),
+    6: (0.0, 2**0.5, -(2**0.5), 0.5**0.5, -(0.5**0.5)),
+    8: (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5),
 }
+TILES = {3: (2, 4, 6), 5: (2, 4)}  # the m that there are kernels for, by r
 
 
 @functools.cache
-def matrices(m: int, r: int = 3, points: tuple[float, ...] | None = None):
+def matrices(m: int, r: int, points: tuple[float, ...] | None = None):
     """(A^T (m, n), G (n, r), B^T (n, n)) of F(m, r) in float64."""
-    points = points or POINTS[m]
     n = m + r - 1
+    points = points or POINTS[n]
     a_t, g, b_t = np.zeros((m, n)), np.zeros((n, r)), np.zeros((n, n))
     for j, p in enumerate(points):
         others = [q for i, q in enumerate(points) if i != j]
