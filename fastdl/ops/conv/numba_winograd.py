@@ -18,6 +18,7 @@ from __future__ import annotations
 from numba.extending import register_jitable
 
 from ...cpu._pool import parallel_for
+from ...cpu.gemm import LINE_VECTORS, UNROLL
 from ...cpu.jit import inline, kernel
 from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS, outer_tile, store_tile
 from ...cpu.simd import (
@@ -97,7 +98,7 @@ def _made(matrix, name, **parts):
     return register_jitable(found[name])
 
 
-_tile, _store = outer_tile(TILE_ROWS, TILE_VECTORS), store_tile(TILE_ROWS, TILE_VECTORS)
+_tile, _store = outer_tile(TILE_ROWS, TILE_VECTORS, ahead=True, unroll=UNROLL), store_tile(TILE_ROWS, TILE_VECTORS)
 
 
 def make(m, r):
@@ -188,7 +189,7 @@ def make(m, r):
         last_panel = min(panels, first_panel + k_panels)
         count = min(block, tiles - t0)
         rows = (count + MR - 1) // MR * MR
-        VV = offset(scratch, slot * scratch_size)
+        VV, line = offset(scratch, slot * scratch_size), LINE_VECTORS * V
         for t in range(count):
             index = t0 + t
             column, rest = index % TW, index // TW
@@ -205,10 +206,15 @@ def make(m, r):
             for p in range(points):
                 for q in range(here):
                     weights = offset(U, ((p * panels + panel + q) * C) * width)
+                    following = offset(weights, C * width)  # the next panel, of which each tile asks for a part
+                    if q + 1 == here:
+                        following = offset(U, (((p + 1) * panels + panel) * C) * width)
                     for i in range(0, rows, MR):
+                        ahead = offset(following, i // MR * (C // UNROLL * line))
                         source, target = offset(VV, (p * rows + i) * Cb), offset(M, (p * rows + i) * Kb + q * width)
                         for c in range(0, C, depth):
-                            sums = _tile(min(depth, C - c), offset(source, c), Cb, 1, offset(weights, c * width), width, 0)
+                            sums = _tile(min(depth, C - c), offset(source, c), Cb, 1, offset(weights, c * width), width, ahead)
+                            ahead = offset(ahead, depth // UNROLL * line)
                             _store(sums, target, Kb, MR, width, c > 0)
             O = offset(M, points * rows * Kb)
             outputs = min(Kb, K - panel * width)
