@@ -7,6 +7,9 @@ from checker import check
 
 import fastdl
 import fastdl.functional as F
+from fastdl.cpu.blocking import KC, NC
+from fastdl.cpu.workspace import workspace
+from fastdl.ops.matmul import numba_backend
 
 BACKENDS = ["reference", "numba"]
 SIZES = [
@@ -110,3 +113,32 @@ def test_batches_on_any_number_of_threads(m, k, n, dtype):
             np.testing.assert_allclose(F.matmul(a[:, ::2], b[:1]), a[:, ::2] @ b[:1], rtol=1e-3, atol=1e-4)
     finally:
         fastdl.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_scratch_memory_is_bounded(threads, dtype, monkeypatch):
+    """At most 2 MB a thread and one packed panel of b, however large the product."""
+    asked = []
+
+    def recording(elements, kind):
+        asked.append(elements * kind.itemsize)
+        return workspace(elements, kind)
+
+    monkeypatch.setattr(numba_backend, "workspace", recording)
+    before = fastdl.get_num_threads()
+    fastdl.set_num_threads(threads)
+    try:
+        for m, k, n in [(1, 600, 100_000), (1, 20_000, 300), (12, 3000, 700), (64, 3000, 500), (65, 3000, 500), (300, 1100, 4000),
+                        (3000, 1100, 40)]:
+            a, b = np.ones((m, k), dtype), np.ones((k, n), dtype)
+            for right in (b, np.ascontiguousarray(b.T).T):
+                asked.clear()
+                assert (F.matmul(a, right) == k).all()
+                panel = min(k, KC) * (min(n, NC) + 64) * a.itemsize if m > numba_backend.FEW_ROWS else 0
+                assert sum(asked) <= threads * (2 << 20) + panel, (m, k, n, asked)
+        asked.clear()
+        F.matmul(np.ones((40, 100, 1300), dtype), np.ones((40, 16, 1300), dtype).swapaxes(1, 2))
+        assert asked and max(asked) <= threads * (2 << 20)
+    finally:
+        fastdl.set_num_threads(before)

@@ -228,13 +228,14 @@ _four_rows = _rows_in_place(4, TILE_VECTORS)
 _one_row = _rows_in_place(1, 8)
 
 STREAMS = 8  # rows of b that a single row of a takes at a time
+MOST_SUMS = 1 << 18  # sums of all parts of b's rows: 2 MB at most
 ROW_BLOCK = 256  # vectors of c in one pass over some rows of b: they stay in L1
 _repeat, _add_rows = row_tile(STREAMS)
 
 
 def row_parts(n: int, k: int, itemsize: int) -> int:
     """Into how many parts ``row`` cuts b's rows: threads share memory best in long pieces, and sums must not depend on them."""
-    return max(1, min(8, k // 64, n * k * itemsize >> 18))
+    return max(1, min(8, k // 64, n * k * itemsize >> 18, MOST_SUMS // max(1, n)))
 
 
 @inline
