@@ -13,9 +13,10 @@ import numpy as np
 
 from .workers import Library, serve, take_turns
 
-SQUARE = [(n, n, n) for n in (16, 32, 64, 96, 128, 256, 384, 512, 768, 1024, 2048)]
-SKINNY = [(1, 1024, 1024), (4, 1024, 1024), (16, 1024, 1024), (16, 784, 512), (16, 4096, 256),
-          (1024, 1024, 1), (1024, 1024, 4), (1024, 1024, 16)]
+SQUARE = [(n, n, n) for n in (128, 256, 384, 512, 768, 1024, 2048)]
+SMALL = [(n, n, n) for n in (16, 32, 48, 64, 96)]
+SKINNY = [(m, n, n) for m in (1, 4, 16) for n in (256, 1024, 4096)] + [(n, n, m) for m in (1, 4, 16) for n in (256, 1024, 4096)]
+SETS = {"square": SQUARE, "small and skinny": SMALL + SKINNY}
 
 
 def worker(library, threads):
@@ -49,24 +50,25 @@ def main(argv=None):
     from fastdl.cpu.peak import fma_peak
 
     libraries = [Library("bench.matmul", name, options.threads) for name in ("fastdl", "numpy")]
-    ratios, peaks, every_peak = [], [], []
+    ratios, peaks, every_peak = {name: [] for name in SETS}, [], []
 
     def measure_peak():  # in each round: the clock moves
         peaks.append(fma_peak(seconds=0.02) * 1e-9 * options.threads)
         every_peak.append(peaks[-1] / options.threads)
 
     print(f"| m x k x n, threads: {options.threads} | fastdl, GFLOP/s | share of peak | numpy, GFLOP/s | ratio |\n|---|---|---|---|---|")
-    for shape in SQUARE + SKINNY:
+    for name, shape in [(name, shape) for name, shapes in SETS.items() for shape in shapes]:
         work = 2e-9 * np.prod(shape, dtype=float)
         for library in libraries:
             library.ask(shape=shape)
         peaks.clear()
         times = take_turns(libraries, options.rounds, options.seconds, measure_peak)
         ours, theirs = (statistics.median(times[library.name]) for library in libraries)
-        ratios.append(theirs / ours)
+        ratios[name].append(theirs / ours)
         print(f"| {' x '.join(map(str, shape))} | {work / ours:.1f} | {work / ours / statistics.median(peaks):.0%} | {work / theirs:.1f} "
               f"| {theirs / ours:.2f} |", flush=True)
-    print(f"| geometric mean | | | | {statistics.geometric_mean(ratios):.2f} |")
+    for name, found in ratios.items():
+        print(f"| geometric mean, {name} | | | | {statistics.geometric_mean(found):.2f} |")
     print(f"\npeak of a core: {min(every_peak):.0f} to {max(every_peak):.0f} GFLOP/s, median {statistics.median(every_peak):.0f}")
 
 

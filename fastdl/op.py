@@ -167,6 +167,7 @@ class Operator:
         self._candidates: tuple[Implementation, ...] = ()
         self._refusals: list[str] = []
         self._forward = None  # of the first candidate, where that serves every call
+        self._at_once = None
 
     def __repr__(self):
         return f"<fastdl operator {self.name}>"
@@ -176,7 +177,15 @@ class Operator:
 
     # ---- calls
     def __call__(self, *args, **kwargs):
-        if not (args and type(args[0]) is ndarray) and (torch := _torch_of(args, kwargs)):
+        if args and type(first := args[0]) is ndarray:
+            # A kernel that is offered the arguments as they are: it answers None to whatever is not the plain, small case,
+            # or is wrong, which then goes the usual way.
+            at_once = self._at_once
+            if at_once is not None and len(args) == at_once.arity and not kwargs and self._generation == _generation:
+                serve = at_once.get(first.dtype.char)
+                if serve is not None and (y := serve(*args)) is not None:
+                    return y
+        elif torch := _torch_of(args, kwargs):
             return torch.call(self, args, kwargs)
         arrays, params, shapes = self.prepare(*args, **kwargs) if kwargs else self.prepare(*args)
         forward = self._forward
@@ -253,7 +262,7 @@ class Operator:
         raise ValueError(f"{self.name}: no backend serves this call ({'; '.join((reasons or []) + self._refusals)})")
 
     def _find_candidates(self):
-        generation, found, refusals = _generation, [], []
+        generation, found, refusals, at_once = _generation, [], [], None
         for name in [_chosen] if _chosen else _default_order:
             backend = _backends[name]
             if backend.missing:
@@ -264,12 +273,15 @@ class Operator:
             if forward is None:
                 refusals.append(f"{name}: it has no kernel for {self.name}")
                 continue
+            if not found:
+                at_once = getattr(module, self.name + "_at_once", None)
             found.append(
                 Implementation(
                     name, forward, getattr(module, self.kernel + "_backward", None), getattr(module, self.kernel + "_supports", None)
                 )
             )
         self._forward = found[0].forward if found and found[0].supports is None else None
+        self._at_once = at_once
         self._candidates, self._refusals, self._generation = tuple(found), refusals, generation
 
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from subprocesses import ROOT
 
+from fastdl.cpu.borrowed import absent, contents, create, nothing
 from fastdl.cpu.jit import kernel
+from fastdl.cpu.simd import address, write
 
 # a small kernel: what is tested is the cache, not the compiler
 USE = """
@@ -125,6 +127,38 @@ def test_a_kernel_refuses_what_it_was_not_compiled_for():
     for bad in [(x,), (x, y, 1, 2)]:
         with pytest.raises(TypeError):
             row_of["f"](*bad)
+
+
+@kernel("O2 O1")
+def added(x, y):
+    if absent(x) or absent(y):
+        return nothing(x)
+    made = create(x, x.shape[0], x.shape[1])
+    z = contents(made)
+    if address(z) != 0:
+        for i in range(x.shape[0]):
+            for j in range(x.shape[1]):
+                write(z, i * x.shape[1] + j, x[i, j] + y[j])
+    return made
+
+
+def test_a_kernel_that_is_offered_arrays_answers_none_where_they_do_not_fit():
+    x, y = np.arange(6, dtype="f4").reshape(2, 3), np.ones(3, "f4")
+    before = sys.getrefcount(x), sys.getrefcount(None)
+    np.testing.assert_array_equal(added["f"](x, y), x + 1)
+    np.testing.assert_array_equal(added["f"](x[:, ::-1], y), x[:, ::-1] + 1)
+    packed = np.zeros((2, 3), [("x", "f4"), ("y", "u1")])["x"]
+    for bad in [(packed, y), (x.astype("f8"), y), (x, y.astype("i4")), (x[0], y), (x, y[None]), (x.tolist(), y), (None, y), (1.0, y),
+                (x, "y"), (np.ma.zeros((2, 3), "f4"), y)]:
+        for _ in range(1000):
+            assert added["f"](*bad) is None
+    assert sys.getrefcount(x) == before[0] and abs(sys.getrefcount(None) - before[1]) < 5000  # others count None as well
+    for bad in [(x,), (x, y, 1)]:
+        with pytest.raises(TypeError):
+            added["f"](*bad)
+    huge = np.broadcast_to(np.float32(1), (1 << 40, 1 << 20))
+    with pytest.raises((MemoryError, ValueError)):
+        added["f"](huge, y)
 
 
 def test_a_call_counts_no_references():

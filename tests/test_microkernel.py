@@ -76,19 +76,20 @@ def test_dots(k):
     assert_close(c, 2 * (a.astype("f8") @ b.T.astype("f8")), "sum", max(k, 1))
 
 
-def bare_tile(rows, vectors, indirect):
-    tile, put = outer_tile(rows, vectors, indirect=indirect), store_tile(rows, vectors)
+def bare_tile(rows, vectors, indirect, ahead):
+    tile, put = outer_tile(rows, vectors, indirect=indirect, ahead=ahead), store_tile(rows, vectors)
 
     def run(k, a, a_row, b, b_step, offsets, c, c_row, add):
-        put(tile(k, pointer(a), a_row, 1, pointer(b), pointer(offsets) if indirect else b_step, 0), pointer(c), c_row, rows, 4096, add)
+        step, last = pointer(offsets) if indirect else b_step, pointer(b) if ahead else 0
+        put(tile(k, pointer(a), a_row, 1, pointer(b), step, last), pointer(c), c_row, rows, 4096, add)
 
-    run.__qualname__ = f"bare_{rows}x{vectors}{'_indirect' if indirect else ''}"
+    run.__qualname__ = f"bare_{rows}x{vectors}{'_indirect' if indirect else ''}{'_ahead' if ahead else ''}"
     return kernel("i R1 i R1 i L1 W1 i b")(run)
 
 
-@pytest.mark.parametrize("indirect", [False, True])
+@pytest.mark.parametrize("indirect,ahead", [(False, False), (True, False), (False, True)])
 @pytest.mark.parametrize("shape", TILES)
-def test_loops_do_not_spill(shape, indirect):
+def test_loops_do_not_spill(shape, indirect, ahead):
     """In no loop of the machine code that multiplies does a vector register go to or come from the stack."""
-    loops = spills_of_loops(bare_tile(*shape, indirect), "f", shape[0] * shape[1])
+    loops = spills_of_loops(bare_tile(*shape, indirect, ahead), "f", shape[0] * shape[1])
     assert loops is None or (len(loops) >= 2 and not any(loops)), loops

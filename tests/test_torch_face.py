@@ -64,6 +64,8 @@ CASES = {
     "linear to a scalar": (F.linear, T.linear, lambda d: [randn(4, dtype=d), randn(4, dtype=d)], {}),
     "matmul": (F.matmul, torch.matmul, lambda d: [randn(2, 1, 3, 4, dtype=d), randn(5, 4, 2, dtype=d)], {}),
     "bmm": (F.bmm, torch.bmm, lambda d: [randn(2, 3, 4, dtype=d), randn(2, 4, 5, dtype=d)], {}),
+    "addmm": (F.addmm, torch.addmm, lambda d: [randn(3, 1, dtype=d), randn(3, 4, dtype=d), randn(4, 5, dtype=d)],
+              dict(beta=2.0, alpha=0.5)),
     "conv2d": (F.conv2d, T.conv2d, lambda d: [randn(2, 4, 7, 6, dtype=d), randn(6, 2, 3, 3, dtype=d), randn(6, dtype=d)],
                dict(stride=2, padding=(1, 2), groups=2)),
     "max_pool2d": (F.max_pool2d, T.max_pool2d, lambda d: [randn(2, 3, 7, 6, dtype=d)], dict(kernel_size=3, stride=2, return_indices=True)),

@@ -1,14 +1,21 @@
-"""How kernels receive arrays: as they lie in numpy's object, without counting references.
+"""How kernels receive arrays, as they lie in numpy's object, without counting references; how they answer a new one.
 
 Numba's own way asks numpy for a description of the array, allocates a record to count references to its memory, and gives
 it back at the end: more time than a small kernel takes. An entry point's arguments outlive its call, so here the wrapper
 reads data, shape and strides out of the array object. What it finds is compared with the signature first.
 
+A kernel that serves only the plain case, for an operator whose checks in Python take longer than its work, is *offered* its
+arguments: what does not fit its signature is :func:`absent`, and :func:`nothing` (None) the answer that sends the caller
+the usual way.
+
 The layout of numpy's array and dtype objects is part of its C API (numpy/ndarraytypes.h: PyArrayObject_fields,
-PyArray_Descr) and the same in numpy 1 and 2.
+PyArray_Descr) and the same in numpy 1 and 2, behind the two words that CPython's objects begin with (not those of its
+free-threaded build, for which Numba has no release).
 """
 
 from __future__ import annotations
+
+import ctypes
 
 import llvmlite.binding
 import numpy as np
@@ -16,7 +23,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.datamodel import models, register_default
-from numba.extending import NativeValue, unbox
+from numba.extending import NativeValue, box, intrinsic, unbox
 from numba.np import arrayobj, numpy_support
 
 # words of PyArrayObject_fields, and bytes of PyArray_Descr, on a 64-bit machine
@@ -24,36 +31,60 @@ _TYPE, _DATA, _RANK, _SHAPE, _STRIDES, _DESCRIPTION, _FLAGS = 1, 2, 3, 4, 5, 7, 
 _WRITEABLE = 0x0400
 _TYPE_NUMBER = 28
 
-_NDARRAY = "fastdl_ndarray_type"
+_NDARRAY, _NEW = "fastdl_ndarray_type", "fastdl_ndarray_new"
 llvmlite.binding.add_symbol(_NDARRAY, id(np.ndarray))
+
+
+def _of_numpy_c_api(index):
+    """The address of a function of numpy's C API, by its place in the table that numpy exports (multiarray_api.py)."""
+    module = getattr(np, "_core", None) or np.core
+    unwrap = ctypes.pythonapi.PyCapsule_GetPointer
+    unwrap.restype, unwrap.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    return ctypes.c_void_p.from_address(unwrap(module.multiarray._ARRAY_API, None) + 8 * index).value
+
+
+llvmlite.binding.add_symbol(_NEW, _of_numpy_c_api(93))  # PyArray_New
 
 
 class Borrowed(types.Array):
     """An array that a caller of compiled code holds on to until the call is over."""
 
+    how = "borrowed"
+
     def __init__(self, dtype, ndim, readonly):
-        name = f"borrowed({dtype}, {ndim}d{', readonly' * readonly})"
+        name = f"{self.how}({dtype}, {ndim}d{', readonly' * readonly})"
         super().__init__(dtype, ndim, "A", readonly=readonly, aligned=False, name=name)
 
 
+class Offered(Borrowed):
+    """One that may not be what its signature says, or no array at all: it is absent then."""
+
+    how = "offered"
+
+
 register_default(Borrowed)(models.ArrayModel)
+register_default(Offered)(models.ArrayModel)
 
 
+def _symbol(builder, name):
+    try:
+        return builder.module.get_global(name)
+    except KeyError:
+        return ir.GlobalVariable(builder.module, ir.IntType(8), name)
+
+
+@unbox(Offered)
 @unbox(Borrowed)
 def _unbox(typ, obj, c):
     builder, context = c.builder, c.context
-    word, byte = ir.IntType(64), ir.IntType(8)
+    word = ir.IntType(64)
     words = builder.bitcast(obj, word.as_pointer())
 
     def field(index, base=words):
         return builder.load(builder.gep(base, [word(index)]))
 
-    try:
-        known = builder.module.get_global(_NDARRAY)
-    except KeyError:
-        known = ir.GlobalVariable(builder.module, byte, _NDARRAY)
     array = context.make_array(typ)(context, builder)
-    is_array = builder.icmp_unsigned("==", field(_TYPE), builder.ptrtoint(known, word))
+    is_array = builder.icmp_unsigned("==", field(_TYPE), builder.ptrtoint(_symbol(builder, _NDARRAY), word))
     fits_slot = cgutils.alloca_once_value(builder, ir.IntType(1)(0))
     with builder.if_then(is_array, likely=True):
         rank = builder.trunc(field(_RANK), ir.IntType(32))
@@ -82,7 +113,94 @@ def _unbox(typ, obj, c):
                 meminfo=None,
             )
     fits = builder.load(fits_slot)
+    if isinstance(typ, Offered):
+        given, none = array._getvalue(), ir.Constant(context.get_value_type(typ), None)
+        return NativeValue(builder.select(fits, given, none))
     with builder.if_then(builder.not_(fits), likely=False):
         wanted = f"{typ.ndim} dimensions, {typ.dtype}{', writeable' * typ.mutable}, whole elements apart"
         c.pyapi.err_set_string("PyExc_TypeError", f"a kernel's argument is not the array that it takes: {wanted}")
     return NativeValue(array._getvalue(), is_error=builder.not_(fits))
+
+
+@intrinsic
+def absent(typingctx, array):
+    """Whether an offered array is not what the signature says."""
+
+    def codegen(context, builder, signature, args):
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return cgutils.is_null(builder, data)
+
+    return types.boolean(array), codegen
+
+
+# ------------------------------------------------------------------------------------------------ answers
+class Created(types.Type):
+    """A new array, or none: a kernel's answer."""
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+        super().__init__(f"created({dtype})")
+
+
+@register_default(Created)
+class _CreatedModel(models.OpaqueModel):
+    pass
+
+
+@intrinsic
+def create(typingctx, like, rows, columns):
+    """A new array of ``like``'s dtype, its elements not set; none where memory is out. For kernels that hold Python's lock."""
+    result = Created(like.dtype)
+
+    def codegen(context, builder, signature, args):
+        word, pointer = ir.IntType(64), ir.IntType(8).as_pointer()
+        number = ir.IntType(32)
+        sizes = cgutils.alloca_once(builder, word, 2)
+        for d in range(2):
+            builder.store(args[1 + d], builder.gep(sizes, [word(d)]))
+        kind = ir.FunctionType(pointer, [pointer, number, word.as_pointer(), number, pointer, pointer, number, number, pointer])
+        new, none = cgutils.get_or_insert_function(builder.module, kind, _NEW), pointer(None)
+        which = number(numpy_support.as_dtype(like.dtype).num)
+        return builder.call(new, [_symbol(builder, _NDARRAY), number(2), sizes, which, none, none, number(0), number(0), none])
+
+    return result(like, types.intp, types.intp), codegen
+
+
+@intrinsic
+def nothing(typingctx, like):
+    """The answer None, where an array of ``like``'s dtype is another."""
+
+    def codegen(context, builder, signature, args):
+        return context.get_constant_null(signature.return_type)
+
+    return Created(like.dtype)(like), codegen
+
+
+@intrinsic
+def contents(typingctx, created):
+    """The address of a new array's first element; a null pointer where there is no array."""
+    result = types.CPointer(created.dtype)
+
+    def codegen(context, builder, signature, args):
+        data_type = context.get_value_type(result)
+        with builder.if_else(cgutils.is_not_null(builder, args[0])) as (there, not_there):
+            with there:
+                words = builder.bitcast(args[0], data_type.as_pointer())
+                found, from_there = builder.load(builder.gep(words, [ir.IntType(64)(_DATA)])), builder.block
+            with not_there:
+                from_not_there = builder.block
+        data = builder.phi(data_type)
+        data.add_incoming(found, from_there)
+        data.add_incoming(data_type(None), from_not_there)
+        return data
+
+    return result(created), codegen
+
+
+@box(Created)
+def _box(typ, value, c):
+    answer = cgutils.alloca_once_value(c.builder, value)
+    is_error = cgutils.is_not_null(c.builder, c.pyapi.err_occurred())
+    with c.builder.if_then(c.builder.and_(cgutils.is_null(c.builder, value), c.builder.not_(is_error))):
+        c.builder.store(c.pyapi.make_none(), answer)
+    return c.builder.load(answer)

@@ -16,9 +16,8 @@ from __future__ import annotations
 
 from ._pool import parallel_for
 from .blocking import KC, MC, NC
-from .features import vector_bits
 from .jit import inline
-from .microkernel import TILE_ROWS, TILE_VECTORS, dot_tile, outer_tile, row_tile, store_scalars, store_tile
+from .microkernel import TILE_ROWS, TILE_VECTORS, asked, dot_tile, outer_tile, row_tile, store_scalars, store_tile
 from .simd import (
     broadcast,
     fma,
@@ -42,7 +41,6 @@ from .simd import (
 MR = TILE_ROWS
 GROUP = 4  # panels of b that are copied together
 AHEAD = 8  # rows of b that are asked for before they are copied: each may be a page of its own
-LINE_VECTORS = 512 // vector_bits()  # of a cache line
 
 
 def scratch_elements(n: int, k: int, slots: int, lanes: int, ready: bool) -> int:
@@ -111,9 +109,9 @@ def pack_panel(b, b_row, b_col, k, n, out):
 
 @inline
 def pack_panels(b, b_row, b_col, k, n, out):
-    """Copy b's first n columns to as many panels as they take, GROUP of them at a time where b's rows are contiguous: they
+    """Copy b's first n columns to as many panels as they take.
 
-    may be pages apart, and begin amid a cache line.
+    GROUP of them at a time where b's rows are contiguous: these may be pages apart, and begin amid a cache line.
     """
     width = TILE_VECTORS * lanes(b)
     j = 0
@@ -168,10 +166,15 @@ def pack_rows(a, a_row, a_col, m, k, out):
 
 
 # ------------------------------------------------------------------------------------------------ packed
-UNROLL = 4
-_tile = outer_tile(TILE_ROWS, TILE_VECTORS, ahead=True, unroll=UNROLL)
+_tile = outer_tile(TILE_ROWS, TILE_VECTORS, ahead=True)
 _store = store_tile(TILE_ROWS, TILE_VECTORS)
 _tile_4, _store_4 = outer_tile(4, TILE_VECTORS), store_tile(4, TILE_VECTORS)
+
+
+@inline
+def part_ahead(following, i, k):
+    """What the tile at row i asks for of the next panel: tiles one after the other ask for all of it."""
+    return offset(following, i // MR * asked(k, lanes(following)))
 
 
 @inline
@@ -227,9 +230,9 @@ _many_rows = _rows_in_place(TILE_ROWS, TILE_VECTORS)
 _four_rows = _rows_in_place(4, TILE_VECTORS)
 _one_row = _rows_in_place(1, 8)
 
-STREAMS = 8  # rows of b that a single row of a takes at a time
+STREAMS = 4  # rows of b that a single row of a takes at a time: as many as flow from memory side by side
 MOST_SUMS = 1 << 18  # sums of all parts of b's rows: 2 MB at most
-ROW_BLOCK = 256  # vectors of c in one pass over some rows of b: they stay in L1
+ROW_BLOCK = 1024  # vectors of c in one pass over some rows of b: they stay in L1
 _repeat, _add_rows = row_tile(STREAMS)
 
 
@@ -293,7 +296,6 @@ def products(finish):
     ):
         """A block of c's rows against a range of panels."""
         width = TILE_VECTORS * lanes(panels)
-        line = LINE_VECTORS * lanes(panels)
         part, across = chunk % row_chunks, chunk // row_chunks
         tiles, count_panels = (m + MR - 1) // MR, (n + width - 1) // width
         first = part * tiles // row_chunks * MR
@@ -304,21 +306,22 @@ def products(finish):
         mine = offset(scratch, slot * space)
         # what a tile reads in place: whole tiles of contiguous rows, unless enough panels pass them to pay for a better place
         whole = count - count % MR
-        in_place = whole if a_col == 1 and to_panel - from_panel < 8 and a_row % 256 != 0 else 0
+        in_place = whole if a_col == 1 and to_panel - from_panel < 8 else 0
         pack_rows(offset(block, in_place * a_row), a_row, a_col, count - in_place, k, mine)
         four = whole if 0 < count - whole <= 4 else count  # a last tile of four rows is enough
         for q in range(from_panel, to_panel):
             j = q * width
             panel = offset(panels, j * k)
-            ahead = offset(panel, width * k)  # the next panel, of which each tile asks for a part
+            following = offset(panel, width * k)
             for i in range(0, in_place, MR):
                 there = offset(target, i * c_row + j)
                 _prefetch_rows(there, c_row, MR)
-                _store(_tile(k, offset(block, i * a_row), a_row, 1, panel, width, ahead), there, c_row, MR, n - j, add)
+                sums = _tile(k, offset(block, i * a_row), a_row, 1, panel, width, part_ahead(following, i, k))
+                _store(sums, there, c_row, MR, n - j, add)
             for i in range(in_place, four, MR):
                 there = offset(target, i * c_row + j)
                 _prefetch_rows(there, c_row, MR)
-                sums = _tile(k, offset(mine, (i - in_place) * k), 1, MR, panel, width, offset(ahead, i // MR * (k // UNROLL * line)))
+                sums = _tile(k, offset(mine, (i - in_place) * k), 1, MR, panel, width, part_ahead(following, i, k))
                 _store(sums, there, c_row, count - i, n - j, add)
             if four < count:
                 sums = _tile_4(k, offset(mine, (four - in_place) * k), 1, MR, panel, width, 0)
@@ -378,8 +381,9 @@ def products(finish):
                 pack_panels(offset(b, p * b_row + group * b_col), b_row, b_col, depth, end - group, panels)
                 for j in range(group, end, width):
                     panel = offset(panels, (j - group) * depth)
+                    following = offset(panel, depth * width)
                     for i in range(0, four, MR):
-                        sums = _tile(depth, offset(rows, i * depth), 1, MR, panel, width, offset(panel, depth * width))
+                        sums = _tile(depth, offset(rows, i * depth), 1, MR, panel, width, part_ahead(following, i, depth))
                         _store(sums, offset(c, i * c_row + j), c_row, m - i, last - j, p > 0)
                     if four < m:
                         sums = _tile_4(depth, offset(rows, four * depth), 1, MR, panel, width, 0)

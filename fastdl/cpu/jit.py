@@ -1,8 +1,8 @@
 """The only place that compiles: two decorators and a cache on disk.
 
 ``@inline`` marks a function that other compiled code calls. ``@kernel("R2 R2 W2 i")`` makes an entry point: compiled once
-per dtype for exactly the argument types its signature names, so any view of an array (strided, read-only, unaligned)
-runs the same machine code, and what warm-up has to compile is known.
+per dtype for exactly the argument types its signature names, so any view of an array (strided, reversed, read-only) whose
+elements are whole elements apart runs the same machine code, and what warm-up has to compile is known.
 
 The cache is a directory per user, keyed by a hash of the sources that can be compiled, the versions of Numba, llvmlite
 and Python, and the CPU with its features; in it, a file per entry point and signature, written to a temporary name and
@@ -37,7 +37,7 @@ from numba.core.compiler import CompileResult
 from numba.core.sigutils import normalize_signature
 
 from . import features
-from .borrowed import Borrowed
+from .borrowed import Borrowed, Offered
 
 try:
     import fcntl
@@ -85,8 +85,9 @@ class Kernel(dict):
     """An entry point: ``gemm["f"]`` is its compiled form for float32 (``array.dtype.char`` is the key).
 
     The signature is one token an argument: R2 an array of 2 dimensions that is only read, W2 one that is written, of the
-    kernel's dtype and any strides; B1 uint8, L1 int64, S1 int16 arrays (written); i an integer; T a number of the kernel's
-    dtype; b a boolean.
+    kernel's dtype and any strides; O2 one that is offered (borrowed.py); B1 uint8, L1 int64, S1 int16 arrays (written); i an
+    integer; T a number of the kernel's dtype; b a boolean. A kernel that is offered arrays is over in microseconds and makes a
+    new one: it keeps Python's lock.
     """
 
     def __init__(self, function, signature, dtypes):
@@ -95,17 +96,21 @@ class Kernel(dict):
         self.name = f"{function.__module__}.{function.__qualname__}"
         self.function = function
         self.signature = signature.split()
+        self.arity = len(self.signature)
         self.dtypes = dtypes
         self.dispatchers = {}
         kernels.append(self)
 
     __hash__ = object.__hash__
 
+    def dispatcher(self):
+        return numba.njit(self.function, **_FLAGS | dict(nogil=not any(token[0] == "O" for token in self.signature)))
+
     def __missing__(self, char):
         with _compiling:
             if char in self:
                 return self[char]
-            dispatcher = numba.njit(self.function, **_FLAGS)
+            dispatcher = self.dispatcher()
             slow = _say_when_slow(f"{self.name.removeprefix('fastdl.ops.')} ({DTYPES[char]})")
             dispatcher._cache = cache = _DiskCache(self.name, slow.start)
             with slow, cache:
@@ -118,7 +123,7 @@ class Kernel(dict):
 
 def assembly(made: Kernel, char: str) -> str:
     """The machine code of an entry point as text, compiled anew (what comes from the cache has none to show)."""
-    dispatcher = numba.njit(made.function, **_FLAGS)
+    dispatcher = made.dispatcher()
     dispatcher.compile(tuple(_argument(token, char) for token in made.signature))
     return dispatcher.inspect_asm(dispatcher.signatures[0])
 
@@ -140,7 +145,7 @@ def _argument(token, char):
         return types.boolean
     kind, ndim = token[0], int(token[1:])
     element = _ARRAYS.get(kind, DTYPES[char])
-    return Borrowed(element, ndim, kind == "R")
+    return Offered(element, ndim, True) if kind == "O" else Borrowed(element, ndim, kind == "R")
 
 
 class Callback:

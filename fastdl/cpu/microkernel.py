@@ -16,7 +16,7 @@ import functools
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic, register_jitable
 
 from . import features
 from .simd_core import (
@@ -35,6 +35,14 @@ from .simd_core import (
 
 # The tile that fills the registers: 16 registers hold 6 x 2 accumulators, 2 vectors of b and one of a; 32 hold 12 x 2.
 TILE_ROWS, TILE_VECTORS = (12, 2) if features.registers() >= 32 else (6, 2)
+UNROLL = 4  # steps of k
+LINE_VECTORS = 512 // features.vector_bits()  # of a cache line
+
+
+@register_jitable
+def asked(k, lanes):
+    """How many elements a tile of k steps asks for ahead: a cache line with every UNROLL of them."""
+    return k // UNROLL * (LINE_VECTORS * lanes)
 
 
 class _Loop:
@@ -74,7 +82,7 @@ def _fma(builder, vector, a, b, c):
 
 
 @functools.cache
-def outer_tile(rows: int, vectors: int, *, masked: bool = False, indirect: bool = False, ahead: bool = False, unroll: int = 4):
+def outer_tile(rows: int, vectors: int, *, masked: bool = False, indirect: bool = False, ahead: bool = False, unroll: int = UNROLL):
     """``tile(k, a, a_row, a_step, b, b_step, n)``: the sum over k of a[i * a_row + k * a_step] * b[k * b_step + ...].
 
     Returns rows * vectors accumulators, row by row. n: where ``masked``, only b's first n columns are read, the others

@@ -1,6 +1,6 @@
 """From how much work on threads share it. Measured on two virtual cores (Zen 3): with less, one thread is done as soon.
 
-`python -m bench.threads` measures where the lines lie.
+`python -m bench.threads` shows the lines of products and of elements: what both columns have in common lies below them.
 """
 
 MULTIPLY_ADDS = 1 << 18  # of a product, a convolution, a recurrent layer
@@ -8,4 +8,5 @@ STEP_MULTIPLY_ADDS = 1 << 15  # of one step of a recurrent layer, whose threads 
 GATES = 1 << 14  # of a recurrent cell
 ELEMENTS = 1 << 15  # of an operator that does arithmetic on each element by itself
 POOLED = 1 << 16  # elements of the input of a pooling layer
-MOVED = 1 << 14  # elements to be packed or rearranged
+MOVED = 1 << 14  # elements of a convolution's weight to be rearranged
+RECURRENT_MOVED = 1 << 16  # and of a recurrent layer's

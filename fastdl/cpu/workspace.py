@@ -6,9 +6,10 @@ import threading
 
 import numpy as np
 
-NOTHING = {char: np.empty(0, char) for char in "fd"}  # what a kernel is given where it needs none
+KINDS = "fd"
+NOTHING = {char: np.empty(0, char) for char in KINDS}  # what a kernel is given where it needs none
 
-_local = threading.local()
+_local = threading.local()  # the block, seen as elements of each kind
 _KEEP = 64 << 20  # a larger block is given back after its call
 
 
@@ -17,16 +18,17 @@ def workspace(elements: int, dtype) -> np.ndarray:
 
     It is the calling thread's until its next call: a kernel that calls another kernel must not hold one.
     """
-    nbytes = elements * dtype.itemsize
-    block = getattr(_local, "block", None)
-    if block is None or block.nbytes < nbytes:
-        block = _aligned(nbytes)
-        if nbytes <= _KEEP:
-            _local.block = block
-    return block[:nbytes].view(dtype)
+    view = getattr(_local, dtype.char, None)
+    if view is None or view.size < elements:
+        view = _grown(elements * dtype.itemsize, dtype)
+    return view[:elements]
 
 
-def _aligned(nbytes):
-    memory = np.empty(nbytes + 64, np.uint8)
+def _grown(nbytes, dtype):
+    memory = np.empty(nbytes + 64 + -nbytes % 8, np.uint8)
     start = -memory.ctypes.data % 64
-    return memory[start : start + nbytes]
+    block = memory[start : start + nbytes + -nbytes % 8]
+    if nbytes <= _KEEP:
+        for char in KINDS:
+            setattr(_local, char, block.view(char))
+    return block.view(dtype)

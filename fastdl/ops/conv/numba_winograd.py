@@ -18,9 +18,9 @@ from __future__ import annotations
 from numba.extending import register_jitable
 
 from ...cpu._pool import parallel_for
-from ...cpu.gemm import LINE_VECTORS, UNROLL
+from ...cpu.gemm import part_ahead
 from ...cpu.jit import inline, kernel
-from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS, outer_tile, store_tile
+from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS, asked, outer_tile, store_tile
 from ...cpu.simd import (
     fma,
     gather_n,
@@ -98,7 +98,7 @@ def _made(matrix, name, **parts):
     return register_jitable(found[name])
 
 
-_tile, _store = outer_tile(TILE_ROWS, TILE_VECTORS, ahead=True, unroll=UNROLL), store_tile(TILE_ROWS, TILE_VECTORS)
+_tile, _store = outer_tile(TILE_ROWS, TILE_VECTORS, ahead=True), store_tile(TILE_ROWS, TILE_VECTORS)
 
 
 def make(m, r):
@@ -189,7 +189,7 @@ def make(m, r):
         last_panel = min(panels, first_panel + k_panels)
         count = min(block, tiles - t0)
         rows = (count + MR - 1) // MR * MR
-        VV, line = offset(scratch, slot * scratch_size), LINE_VECTORS * V
+        VV = offset(scratch, slot * scratch_size)
         for t in range(count):
             index = t0 + t
             column, rest = index % TW, index // TW
@@ -206,15 +206,15 @@ def make(m, r):
             for p in range(points):
                 for q in range(here):
                     weights = offset(U, ((p * panels + panel + q) * C) * width)
-                    following = offset(weights, C * width)  # the next panel, of which each tile asks for a part
+                    following = offset(weights, C * width)  # the next panel
                     if q + 1 == here:
                         following = offset(U, (((p + 1) * panels + panel) * C) * width)
                     for i in range(0, rows, MR):
-                        ahead = offset(following, i // MR * (C // UNROLL * line))
+                        ahead = part_ahead(following, i, C)
                         source, target = offset(VV, (p * rows + i) * Cb), offset(M, (p * rows + i) * Kb + q * width)
                         for c in range(0, C, depth):
                             sums = _tile(min(depth, C - c), offset(source, c), Cb, 1, offset(weights, c * width), width, ahead)
-                            ahead = offset(ahead, depth // UNROLL * line)
+                            ahead = offset(ahead, asked(depth, V))
                             _store(sums, target, Kb, MR, width, c > 0)
             O = offset(M, points * rows * Kb)
             outputs = min(Kb, K - panel * width)

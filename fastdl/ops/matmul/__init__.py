@@ -1,4 +1,4 @@
-"""Matrix products: matmul, bmm, linear."""
+"""Matrix products: matmul, bmm, addmm, linear."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ from ..activation import Activation, check_activation
 
 class LinearParams(NamedTuple):
     activation: Activation | None
+
+
+class AddmmParams(NamedTuple):
+    beta: float
+    alpha: float
 
 
 @operator("matmul", "matmul", "input other")
@@ -66,6 +71,29 @@ def bmm(input, mat2):
     if a.shape[0] != b.shape[0] or a.shape[2] != b.shape[1]:
         raise ValueError(f"bmm: input has shape {a.shape}, mat2 has {b.shape}; the rule is (b, m, k) and (b, k, n)")
     return Call((a, b), None)
+
+
+@operator("matmul", "addmm", "input mat1 mat2")
+def addmm(input, mat1, mat2, *, beta=1, alpha=1):
+    """``beta * input + alpha * (mat1 @ mat2)``, added as the product is stored. As :func:`torch.addmm`.
+
+    mat1: (m, k). mat2: (k, n). input: broadcasts to (m, n). Where beta is 0, input is not read: NaN in it does not spread.
+    Returns (m, n).
+
+    Raises TypeError (not float32 or float64, two dtypes, beta or alpha no number) or ValueError (a rank other than 2, sizes
+    that do not fit).
+    """
+    x = check.array("addmm", "input", input, (0, 1, 2))
+    a = check.array("addmm", "mat1", mat1, 2)
+    b = check.array("addmm", "mat2", mat2, 2)
+    check.same_dtype("addmm", "mat1", a, "input", x)
+    check.same_dtype("addmm", "mat2", b, "input", x)
+    if a.shape[1] != b.shape[0]:
+        raise ValueError(f"addmm: mat1 has shape {a.shape}, mat2 has {b.shape}; the rule is (m, k) and (k, n)")
+    shape = (a.shape[0], b.shape[1])
+    if any(size not in (1, whole) for size, whole in zip(x.shape[::-1], shape[::-1], strict=False)):
+        raise ValueError(f"addmm: input has shape {x.shape}; the rule is one that broadcasts to {shape}")
+    return Call((x, a, b), AddmmParams(check.number("addmm", "beta", beta), check.number("addmm", "alpha", alpha)))
 
 
 @operator("matmul", "linear", "input weight bias")

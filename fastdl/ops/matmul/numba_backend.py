@@ -16,17 +16,29 @@ from ...packing import is_packed, prepared
 from ..activation import activate, needs_input
 from ..numba_activation import code_of, kernel_arguments
 from ..pointwise.numba_backend import activation_gradient
-from .numba_gemm import BY_COLUMN, DIRECT, DOTS, FEW, PACKED, READY, ROW, gemm, multiply_batch, multiply_small, pack_weight
+from .numba_gemm import (
+    BY_COLUMN,
+    BY_ELEMENT,
+    DIRECT,
+    DOTS,
+    FEW,
+    FEW_COLUMNS,
+    PACKED,
+    READY,
+    ROW,
+    gemm,
+    multiply_batch,
+    pack_weight,
+    product_at_once,
+)
 from .reference import _sum_to
-
-_empty = np.empty
 
 # Measured (python -m bench.matmul and its rows one by one): up to so many rows of a
 DOT_ROWS = 32  # dot products with b's columns, contiguous, beat panels
 FEW_ROWS = 64  # each thread copies panels for itself
-DIRECT_ROWS = 10  # reading b in place beats copying it; up to FEW_ROWS where b is small, or wherever all is
-DIRECT_SIZE, DIRECT_WORK = 1 << 16, 128**3
-FEW_COLUMNS = 8
+DIRECT_ROWS = 10  # reading b in place beats copying it; while b stays in L2 or nearly in L1, up to
+DIRECT_ROWS_L2, DIRECT_SIZE_L2 = 16, 1 << 16
+DIRECT_ROWS_L1, DIRECT_SIZE_L1 = 64, 1 << 14
 BATCH_WORK, BATCH_ROWS = 128**3, 1 << 17  # of one product of a batch, and elements of its a, up to which each is one thread's
 
 
@@ -37,8 +49,10 @@ def _way(m, n, k, a, b):
         return DOTS
     if m == 1 and b_col == size:
         return ROW
-    if b_col == size and (m < DIRECT_ROWS or m * n * k <= DIRECT_WORK or (m < FEW_ROWS and n * k <= DIRECT_SIZE)):
-        return DIRECT
+    if b_col == size:
+        rows = DIRECT_ROWS_L1 if n * k <= DIRECT_SIZE_L1 else DIRECT_ROWS_L2 if n * k <= DIRECT_SIZE_L2 else DIRECT_ROWS
+        if m <= rows or m * n * k <= MULTIPLY_ADDS:
+            return DIRECT
     return FEW if m <= FEW_ROWS else PACKED
 
 
@@ -47,13 +61,13 @@ def multiply(a, b, out=None, bias=None, what=0, slope=0.0):
     m, k = a.shape
     n = b.shape[1]
     dtype = a.dtype
-    c = _empty((m, n), dtype) if out is None else out
     char = dtype.char
     work = m * n * k
-    if work <= MULTIPLY_ADDS and n > 1 and what == 0 and multiply_small[char](a, b, c):  # what is over in microseconds
+    if work <= MULTIPLY_ADDS and what == 0 and out is None and (c := product_at_once[char](a, b)) is not None:
         return c
+    c = np.empty((m, n), dtype) if out is None else out
     if n * FEW_COLUMNS < m and n < FEW_COLUMNS and what == 0:
-        # tiles of columns would be mostly empty; in the transposed product a's rows are the columns, which threads share
+        # in the transposed product a's rows are the columns, which threads share
         c[...] = multiply(np.ascontiguousarray(b.T), a.T).T
         return c
     pool, slots = parallel.team() if work > MULTIPLY_ADDS else (0, 1)
@@ -64,12 +78,18 @@ def multiply(a, b, out=None, bias=None, what=0, slope=0.0):
 
 
 def _scratch(way, m, n, k, slots, dtype):
+    elements = _scratch_elements(way, m, n, k, slots, dtype.char)
+    return workspace(elements, dtype) if elements else NOTHING[dtype.char]
+
+
+@functools.lru_cache(maxsize=1024)
+def _scratch_elements(way, m, n, k, slots, char):
+    lanes = LANES[char]
     if way in (DOTS, DIRECT):
-        return NOTHING[dtype.char]
+        return 0
     if way == ROW:
-        return workspace(n * row_parts(n, k, dtype.itemsize), dtype)
-    lanes = LANES[dtype.char]
-    return workspace(slots * few_elements(m, k, lanes) if way == FEW else scratch_elements(n, k, slots, lanes, way == READY), dtype)
+        return n * row_parts(n, k, np.dtype(char).itemsize)
+    return slots * few_elements(m, k, lanes) if way == FEW else scratch_elements(n, k, slots, lanes, way == READY)
 
 
 def multiply_packed_weight(a, w, out=None, bias=None, what=0, slope=0.0):
@@ -89,6 +109,9 @@ def _panels(w, pool):
     out = np.empty((1, panel_elements(*w.shape, LANES[w.dtype.char])), w.dtype)
     pack_weight[w.dtype.char](pool, w.T, out[0])
     return out
+
+
+matmul_at_once = product_at_once
 
 
 def matmul(arrays, params, train):
@@ -140,6 +163,29 @@ def matmul_backward(grad, arrays, saved, params, needs):
     da = _sum_to(product(grad, b.swapaxes(-1, -2)), a.shape) if needs[0] else None
     db = _sum_to(product(a.swapaxes(-1, -2), grad), b.shape) if needs[1] else None
     return da, db
+
+
+def addmm(arrays, params, train):
+    x, a, b = arrays
+    m, n = a.shape[0], b.shape[1]
+    if params.alpha != 1:  # of the two, the one with fewer elements
+        a, b = (a * a.dtype.type(params.alpha), b) if a.size <= b.size else (a, b * b.dtype.type(params.alpha))
+    if params.beta == 0:
+        return multiply(a, b), None
+    if params.beta != 1:
+        x = x * x.dtype.type(params.beta)
+    if x.ndim and x.shape[-1] == n and x.size == n:
+        return multiply(a, b, None, np.ascontiguousarray(x.reshape(n)), BY_COLUMN), None
+    x = np.ascontiguousarray(np.broadcast_to(x, (m, n)))
+    return multiply(a, b, None, x.reshape(m * n), BY_ELEMENT), None
+
+
+def addmm_backward(grad, arrays, saved, params, needs):
+    x, a, b = arrays
+    dz = grad if params.alpha == 1 or not any(needs[1:]) else grad * grad.dtype.type(params.alpha)
+    return (_sum_to(grad * grad.dtype.type(params.beta), x.shape) if needs[0] else None,
+            multiply(dz, b.T) if needs[1] else None,
+            multiply(a.T, dz) if needs[2] else None)
 
 
 def linear(arrays, params, train):

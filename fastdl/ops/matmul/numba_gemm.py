@@ -5,13 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from ...cpu._pool import parallel_for
+from ...cpu.borrowed import absent, contents, create, nothing
 from ...cpu.gemm import pack_all, products
 from ...cpu.jit import inline, kernel
-from ...cpu.simd import broadcast, lanes, larger, load, load_n, offset, pointer, splat, store, store_n
+from ...cpu.simd import address, broadcast, lanes, larger, load, load_n, offset, pointer, splat, store, store_n
+from ...cpu.thresholds import MULTIPLY_ADDS
 from ..numba_activation import RELU, apply_activation
 
 DOTS, DIRECT, PACKED, READY, FEW, ROW = 0, 1, 2, 3, 4, 5  # ways: see cpu/gemm.py; READY: b is pack_weight's panels
-BY_COLUMN, BY_ROW = 16, 32  # where a bias belongs; added to the activation's code
+FEW_COLUMNS = 8  # fewer than a vector: tiles of columns would be mostly empty
+BY_COLUMN, BY_ROW, BY_ELEMENT = 16, 32, 64  # where a bias belongs; added to the activation's code
 
 
 @inline
@@ -22,23 +25,24 @@ def _strides(x):
 
 @inline
 def finish_block(c, c_row, m, n, row, column, bias, what, slope):
-    """c = activation(c + bias) in place."""
+    """c = activation(c + bias) in place; a bias BY_ELEMENT has rows as far apart as c's."""
     V = lanes(c)
     act, leak = what % 16, splat(c, slope)
     floor = splat(c, 0.0 if act == RELU else -np.inf)
     for i in range(m):
         target = offset(c, i * c_row)
         shift = broadcast(bias, row + i) if what & BY_ROW else splat(c, 0.0)
+        there = column + ((row + i) * c_row if what & BY_ELEMENT else 0)
         j = 0
         while j + V <= n:
-            if what & BY_COLUMN:
-                shift = load(bias, column + j)
+            if what & (BY_COLUMN | BY_ELEMENT):
+                shift = load(bias, there + j)
             v = larger(load(target, j) + shift, floor)
             store(target, j, v if act <= RELU else apply_activation(v, act, leak))
             j += V
         if j < n:
-            if what & BY_COLUMN:
-                shift = load_n(bias, column + j, n - j)
+            if what & (BY_COLUMN | BY_ELEMENT):
+                shift = load_n(bias, there + j, n - j)
             store_n(target, j, apply_activation(load_n(target, j, n - j) + shift, act, leak), n - j)
 
 
@@ -66,20 +70,29 @@ def gemm(pool, slots, way, a, b, c, scratch, bias, what, slope):
         _packed(pool, slots, A, a_row, a_col, B, b_row, b_col, C, c_row, m, n, k, way == READY, pointer(scratch), x, what, slope)
 
 
-@kernel("R2 R2 W2")
-def multiply_small(a, b, c):
-    """c = a b on the calling thread where b's rows are contiguous: few arguments, for these take as long as a small product.
-
-    Says whether they are.
-    """
-    if b.strides[1] != b.itemsize:
-        return False
-    m, k = a.shape
+@kernel("O2 O2")
+def product_at_once(a, b):
+    """a b on the calling thread, or None where it is not small, neither lies as it is read here or anything does not fit."""
+    if absent(a) or absent(b):
+        return nothing(a)
+    (m, k), n = a.shape, b.shape[1]
     a_row, a_col = _strides(a)
-    b_row, c_row = b.strides[0] // b.itemsize, c.strides[0] // c.itemsize
-    C = pointer(c)
-    _direct(0, 1, pointer(a), a_row, a_col, pointer(b), b_row, C, c_row, m, c.shape[1], k, C, 0, 0.0)
-    return True
+    b_row, b_col = _strides(b)
+    dots = n == 1 and a_col == 1 and b_row == 1
+    columns = b_col == 1 and n > 1 and (m <= FEW_COLUMNS * n or n >= FEW_COLUMNS)
+    if b.shape[0] != k or m * n * k > MULTIPLY_ADDS or not (dots or columns):
+        return nothing(a)
+    made = create(a, m, n)
+    A, B, C = pointer(a), pointer(b), contents(made)
+    if address(C) == 0:
+        pass
+    elif dots:
+        _dots(0, 1, A, a_row, B, b_col, C, n, m, n, k, C, 0, 0.0)
+    elif m == 1:
+        _row(0, A, a_col, B, b_row, C, n, k, 1, C, C, 0, 0.0)
+    else:
+        _direct(0, 1, A, a_row, a_col, B, b_row, C, n, m, n, k, C, 0, 0.0)
+    return made
 
 
 @inline

@@ -26,6 +26,24 @@ def _sum_to(grad, shape):
     return grad.sum(axis=axes).reshape(shape) if axes else grad
 
 
+def addmm(arrays, params, train):
+    x, a, b = arrays
+    y = a @ b
+    if params.alpha != 1:
+        y *= params.alpha
+    if params.beta:
+        y += x if params.beta == 1 else x * x.dtype.type(params.beta)
+    return y, None
+
+
+def addmm_backward(grad, arrays, saved, params, needs):
+    x, a, b = arrays
+    dz = grad if params.alpha == 1 or not any(needs[1:]) else grad * grad.dtype.type(params.alpha)
+    return (_sum_to(grad * grad.dtype.type(params.beta), x.shape) if needs[0] else None,
+            dz @ b.T if needs[1] else None,
+            a.T @ dz if needs[2] else None)
+
+
 def linear(arrays, params, train):
     x, w, bias = arrays
     z = x @ w.T

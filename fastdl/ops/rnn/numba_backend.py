@@ -92,7 +92,7 @@ def _layer(x, h0, c0, weights, plan, rows, train, h_n, c_n) -> Trace:
 
 
 def _pack(plan, w, gates, out):
-    pack[w.dtype.char](plan.pool if w.size > thresholds.MOVED else 0, w, gates, out)
+    pack[w.dtype.char](plan.pool if w.size > thresholds.RECURRENT_MOVED else 0, w, gates, out)
 
 
 # ------------------------------------------------------------------------------------------------ gradients of sequences
