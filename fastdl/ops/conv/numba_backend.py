@@ -13,7 +13,17 @@ from . import choice
 from .numba_pixels_plan import forward_plan, transposed_plan
 from .numba_pixels_plan import run as run_pixels
 from .numba_pixels_plan import weight_gradient as pixels_weight_gradient
-from .numba_planes_plan import Plan, run_channels, run_groups, serves_channels, serves_few, small_groups, weights_from
+from .numba_planes_plan import (
+    Plan,
+    image_kernel,
+    run_channels,
+    run_groups,
+    run_image,
+    serves_channels,
+    serves_few,
+    small_groups,
+    weights_from,
+)
 from .numba_planes_plan import run as run_planes
 from .numba_pointwise import run as run_pointwise
 from .numba_winograd_plan import run as run_winograd
@@ -43,6 +53,9 @@ def conv(arrays, params, train):
     if serves_channels(x, w, params):
         before = params.padding[1][0], params.padding[2][0]
         return _activated(lambda act: run_channels(x, w, bias, before, params.stride[1:], params.dilation[1:], shape, act), params, train)
+    if (kernel := image_kernel(x, w, params)) is not None:
+        before = params.padding[1][0], params.padding[2][0]
+        return _activated(lambda act: run_image(kernel, x, w, bias, before, shape, act), params, train)
     if small_groups(x.shape[1], w.shape[0], params.groups):
         return _activated(lambda act: run_groups(x, w, bias, params, shape, act), params, train)
     plan = Plan.forward(x.shape, w.shape, params)
@@ -85,6 +98,10 @@ def _data_gradient(x, w, dz, params):
     if dz.size and serves_channels(dz, w, params) and is_channels_last(x) and params.stride == (1, 1, 1):
         before = tuple((w.shape[d + 2] - 1) * params.dilation[d] - params.padding[d][0] for d in (1, 2))
         return run_channels(dz, w[..., ::-1, ::-1], None, before, (1, 1), params.dilation[1:], x.shape, None)
+    if w.shape[0] == x.shape[1] and params.stride == (1, 1, 1) and not is_channels_last(x):
+        if (kernel := image_kernel(dz, w, params)) is not None:
+            before = tuple(w.shape[4] - 1 - params.padding[d][0] for d in (1, 2))
+            return run_image(kernel, dz, w[..., ::-1, ::-1], None, before, x.shape, None)
     return run_planes(Plan.transposed(dz.shape, w.shape, params, x.shape), dz, w, None, x.shape, x, params.groups, None)
 
 

@@ -19,6 +19,9 @@ from ..layout import empty_like_layout, is_channels_last
 from ..numba_activation import kernel_arguments
 from . import reference
 from .numba_channels import convolve_channels
+from .numba_depthwise import KERNELS as IMAGE_KERNELS
+from .numba_depthwise import LINES
+from .numba_depthwise import TALL as IMAGE_ROWS
 from .numba_direct import WIDE, correlate, weight_gradient
 from .numba_groups import CELLS, convolve_groups, gradient_depthwise, scratch_elements
 from .numba_planes import make_planes
@@ -297,6 +300,42 @@ def _depthwise_gradient(plan, x, dy, w):
     gradient_depthwise[char](pool, x, dy, *plan.before, *plan.stride, *plan.places, offsets, dw,
                              workspace(slots * plan.plane, x.dtype), plan.plane)
     return np.ascontiguousarray(dw[:, : len(cells)]).reshape(w.shape)
+
+
+def image_kernel(x, w, params):
+    """The kernel of numba_depthwise.py for planar x, or None: one channel in a group, a window and stride that it has."""
+    size, stride = w.shape[4], params.stride[2]
+    if (
+        params.groups != x.shape[1]
+        or w.shape[1:4] != (1, 1, size)
+        or params.stride != (1, stride, stride)
+        or params.dilation != (1, 1, 1)
+        or x.strides[4] != x.itemsize
+        or not x.size
+    ):
+        return None
+    return IMAGE_KERNELS.get((size, stride))
+
+
+def run_image(kernel, x, w, bias, before, shape, act):
+    """A depthwise convolution of planar x by image_kernel's answer; before: the padding above and to the left."""
+    char = x.dtype.char
+    y = empty_like_layout(shape, x.dtype, x)
+    if y.size:
+        pool, slots = _pool_for(y.size * w[0].size)
+        planes, height = shape[0] * shape[1], shape[3]
+        bands = max(1, min(-(-4 * slots // planes), height // IMAGE_ROWS))
+        bias = np.zeros(shape[1], x.dtype) if bias is None else np.ascontiguousarray(bias)
+        kernel[char](pool, bands, x, *before, np.ascontiguousarray(w).reshape(-1), bias, *kernel_arguments(act), y,
+                     _zeros(x.shape[4], char), np.empty(slots * LINES, np.int64))
+    return y
+
+
+@functools.lru_cache(maxsize=64)
+def _zeros(count, char):
+    zeros = np.zeros(count, char)
+    zeros.flags.writeable = False
+    return zeros
 
 
 def serves_channels(x, w, params) -> bool:
