@@ -46,9 +46,8 @@ def winograd_tile(
     for m in TILES[r]:
         points = (m + r - 1) ** 2
         tiles = images * -(-height // m) * -(-width // m)
-        padded = -(-tiles // 6) * 6
         weight_bytes = 4 * points * pairs
-        cost = points * (padded * pairs * MULTIPLY_TILES + tiles * (channels + outputs) * TRANSFORM)
+        cost = points * (max(tiles, 4) * pairs * MULTIPLY_TILES + tiles * (channels + outputs) * TRANSFORM)
         cost += 0 if packed else points * pairs * WEIGHT
         cost += weight_bytes * STREAM if weight_bytes > caches()[2] // 2 else 0
         if cost < least:

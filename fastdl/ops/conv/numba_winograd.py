@@ -18,8 +18,7 @@ from __future__ import annotations
 from numba.extending import register_jitable
 
 from ...cpu._pool import parallel_for
-from ...cpu.gemm import part_ahead
-from ...cpu.jit import inline, kernel
+from ...cpu.jit import always_inline, inline, kernel
 from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS, asked, outer_tile, store_tile
 from ...cpu.simd import (
     fma,
@@ -31,6 +30,7 @@ from ...cpu.simd import (
     load_rows_n,
     offset,
     pointer,
+    read,
     splat,
     store,
     store_n,
@@ -42,7 +42,6 @@ from ..numba_activation import apply_activation
 from .numba_planes import _strides
 from .winograd import TILES, matrices, transform_2d
 
-MR = TILE_ROWS
 LONGEST = 48  # channels in one sum of a large tile, whose output transform magnifies errors: a sum's grow with its length
 K_BLOCK = 4  # panels of outputs in a block: M for them stays in L2
 
@@ -98,7 +97,40 @@ def _made(matrix, name, **parts):
     return register_jitable(found[name])
 
 
-_tile, _store = outer_tile(TILE_ROWS, TILE_VECTORS, ahead=True), store_tile(TILE_ROWS, TILE_VECTORS)
+def _products(rows):
+    """``run(count, k, a, a_row, b, following, depth, c, c_row, done)``: ``count`` times ``rows`` rows of a times a panel.
+
+    done: parts of the next panel that were asked for. Sums are cut where ``depth`` says.
+    """
+    tile, put = outer_tile(rows, TILE_VECTORS, ahead=True), store_tile(rows, TILE_VECTORS)
+
+    @always_inline
+    def run(count, k, a, a_row, b, following, depth, c, c_row, done):
+        V = lanes(b)
+        for i in range(count):
+            source, target = offset(a, i * rows * a_row), offset(c, i * rows * c_row)
+            ahead = offset(following, (done + i) * asked(k, V))
+            for p in range(0, k, depth):
+                panel = offset(b, p * TILE_VECTORS * V)
+                sums = tile(min(depth, k - p), offset(source, p), a_row, 1, panel, TILE_VECTORS * V, ahead)
+                put(sums, target, c_row, rows, TILE_VECTORS * V, p > 0)
+                ahead = offset(ahead, asked(depth, V))
+
+    return run
+
+
+LINE = 16  # floats of a cache line
+
+
+@inline
+def _apart(count):
+    """``count`` elements or somewhat more: an odd number of cache lines, so that points lie in different sets of the caches."""
+    return ((count + LINE - 1) // LINE | 1) * LINE
+
+
+# So many tiles at a time: with three heights almost any number of tiles is a sum of them, and none is computed in vain.
+HEIGHTS = (TILE_ROWS, TILE_ROWS - 1, TILE_ROWS - 2) if TILE_ROWS < 8 else (TILE_ROWS, 8, 4)
+_high, _middle, _low = (_products(rows) for rows in HEIGHTS)
 
 
 def make(m, r):
@@ -155,7 +187,6 @@ def make(m, r):
         slot,
         chunk,
         blocks,
-        block,
         tiles,
         x,
         Hp,
@@ -179,58 +210,65 @@ def make(m, r):
         yk,
         yh,
         yw,
+        heights,
         scratch,
         scratch_size,
     ):
         V = lanes(x)
         width = TILE_VECTORS * V
-        t0 = chunk % blocks * block
+        part = chunk % blocks
+        t0, end = part * tiles // blocks, (part + 1) * tiles // blocks
         first_panel = chunk // blocks * k_panels
         last_panel = min(panels, first_panel + k_panels)
-        count = min(block, tiles - t0)
-        rows = (count + MR - 1) // MR * MR
-        VV = offset(scratch, slot * scratch_size)
+        count = end - t0
+        high, middle, low = read(heights, 3 * count), read(heights, 3 * count + 1), read(heights, 3 * count + 2)
+        at_middle = high * HEIGHTS[0]
+        at_low = at_middle + middle * HEIGHTS[1]
+        rows = at_low + low * HEIGHTS[2]
+        VV, v_apart = offset(scratch, slot * scratch_size), _apart(rows * Cb)
         for t in range(count):
             index = t0 + t
             column, rest = index % TW, index // TW
             band, image = rest % TH, rest // TH
             source = offset(x, ((image * Hp + band * m) * Wp + column * m) * Cb)
             for c in range(0, Cb, V):
-                input_tile(offset(source, c), Wp * Cb, Cb, offset(VV, t * Cb + c), rows * Cb)
-        M = offset(VV, points * rows * Cb)
+                input_tile(offset(source, c), Wp * Cb, Cb, offset(VV, t * Cb + c), v_apart)
+        M = offset(VV, points * v_apart)
         pieces = (C + longest - 1) // longest
         depth = (C + pieces - 1) // pieces
         for panel in range(first_panel, last_panel, K_BLOCK):
             here = min(K_BLOCK, last_panel - panel)
             Kb = here * width
+            m_apart = _apart(rows * Kb)
             for p in range(points):
                 for q in range(here):
                     weights = offset(U, ((p * panels + panel + q) * C) * width)
                     following = offset(weights, C * width)  # the next panel
                     if q + 1 == here:
                         following = offset(U, (((p + 1) * panels + panel) * C) * width)
-                    for i in range(0, rows, MR):
-                        ahead = part_ahead(following, i, C)
-                        source, target = offset(VV, (p * rows + i) * Cb), offset(M, (p * rows + i) * Kb + q * width)
-                        for c in range(0, C, depth):
-                            sums = _tile(min(depth, C - c), offset(source, c), Cb, 1, offset(weights, c * width), width, ahead)
-                            ahead = offset(ahead, asked(depth, V))
-                            _store(sums, target, Kb, MR, width, c > 0)
-            O = offset(M, points * rows * Kb)
+                    source, target = offset(VV, p * v_apart), offset(M, p * m_apart + q * width)
+                    _high(high, C, source, Cb, weights, following, depth, target, Kb, 0)
+                    source_m, target_m = offset(source, at_middle * Cb), offset(target, at_middle * Kb)
+                    _middle(middle, C, source_m, Cb, weights, following, depth, target_m, Kb, high)
+                    source_l, target_l = offset(source, at_low * Cb), offset(target, at_low * Kb)
+                    _low(low, C, source_l, Cb, weights, following, depth, target_l, Kb, high + middle)
+            O = offset(M, points * m_apart)
             outputs = min(Kb, K - panel * width)
             for t in range(count):
                 for k in range(0, outputs, V):
-                    output_tile(offset(M, t * Kb + k), rows * Kb, offset(O, t * m * Kb + k), count * m * Kb, Kb)
+                    output_tile(offset(M, t * Kb + k), m_apart, offset(O, t * m * Kb + k), count * m * Kb, Kb)
             _write_rows(O, count, t0, m, panel * width, outputs, Kb, TH, TW, OH, OW, bias, has_bias, act, slope, y, yn, yk, yh, yw)
 
-    def convolve(pool, x, Hp, Wp, C, Cb, U, block, k_panels, bias, act, slope, y, scratch, scratch_size):
-        """y (N, K, 1, OH, OW) from pixel_rows' x and transform_weights' U, ``block`` tiles and k_panels panels at a time."""
+    def convolve(pool, x, Hp, Wp, C, Cb, U, blocks, k_panels, bias, act, slope, y, heights, scratch, scratch_size):
+        """y (N, K, 1, OH, OW) from pixel_rows' x and transform_weights' U, in ``blocks`` of tiles and k_panels panels at a time.
+
+        heights: for n tiles, how many times each of HEIGHTS, from heights[3 * n] on.
+        """
         N, K, _, OH, OW = y.shape
         TH, TW = (OH + m - 1) // m, (OW + m - 1) // m
         width = TILE_VECTORS * lanes(pointer(x))
         panels = (K + width - 1) // width
         tiles = N * TH * TW
-        blocks = (tiles + block - 1) // block
         yn, yk, _, yh, yw = _strides(y)
         parallel_for(
             pool,
@@ -238,7 +276,6 @@ def make(m, r):
             blocks * ((panels + k_panels - 1) // k_panels),
             (
                 blocks,
-                block,
                 tiles,
                 pointer(x),
                 Hp,
@@ -262,6 +299,7 @@ def make(m, r):
                 yk,
                 yh,
                 yw,
+                pointer(heights),
                 pointer(scratch),
                 scratch_size,
             ),
@@ -269,7 +307,7 @@ def make(m, r):
 
     transform_weights.__qualname__ = f"transform_weights_{m}_{r}"
     convolve.__qualname__ = f"convolve_{m}_{r}"
-    return kernel("i R1 i i i i i i i W1", dtypes="f")(transform_weights), kernel("i W1 i i i i W1 i i R1 i T W5 W1 i", dtypes="f")(
+    return kernel("i R1 i i i i i i i W1", dtypes="f")(transform_weights), kernel("i W1 i i i i W1 i i R1 i T W5 L1 W1 i", dtypes="f")(
         convolve
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -14,7 +15,7 @@ from ...cpu.workspace import NOTHING, workspace
 from ..layout import empty_like_layout
 from ..numba_activation import kernel_arguments
 from .numba_rows import pixel_rows
-from .numba_winograd import K_BLOCK, KERNELS
+from .numba_winograd import HEIGHTS, K_BLOCK, KERNELS, LINE
 
 LANES = vector_bits() // 32
 WIDTH = TILE_VECTORS * LANES
@@ -46,9 +47,10 @@ def run(m, r, x, U, outputs, before, shape, bias, act, like):
         x = np.ascontiguousarray(x)
     points, panels = (m + r - 1) ** 2, -(-outputs // WIDTH)
     pool, slots = parallel.team() if math.prod(shape) * C > MULTIPLY_ADDS else (0, 1)
-    block, k_panels = _block(points, Cb, panels, N * TH * TW, slots)
-    part = points * block * (Cb + K_BLOCK * WIDTH) + m * m * block * K_BLOCK * WIDTH
     step = max(1, min(N, IMAGES // (4 * Hp * Wp * Cb)))
+    blocks, k_panels = _blocks(points, Cb, panels, step * TH * TW, slots)
+    block = computed(-(-step * TH * TW // blocks))
+    part = points * (block * (Cb + K_BLOCK * WIDTH) + 4 * LINE) + m * m * block * K_BLOCK * WIDTH
     memory = workspace(slots * part + step * Hp * Wp * Cb, x.dtype)
     scratch, rows = memory[: slots * part], memory[slots * part :]
     bias = NOTHING["f"] if bias is None else np.ascontiguousarray(bias)
@@ -63,19 +65,40 @@ def run(m, r, x, U, outputs, before, shape, bias, act, like):
             C,
             Cb,
             U,
-            block,
+            blocks,
             k_panels,
             bias,
             *kernel_arguments(act),
             y[start : start + step],
+            heights().reshape(-1),
             scratch,
             part,
         )
     return y
 
 
-def _block(points, Cb, panels, tiles, slots):
-    """How many tiles, and how many panels of outputs, a chunk takes.
+MOST_TILES = 1 << 10  # in a block
+
+
+@functools.cache
+def heights():
+    """(MOST_TILES + 1, 3): how many times each of HEIGHTS for so many tiles, with as few as can be computed in vain."""
+    cost, count = [0.0], [np.zeros(3, np.int64)]
+    for n in range(1, MOST_TILES + 1):
+        # besides its rows a product costs what it reads of the weights
+        total, first = min((h + 0.4 + cost[max(0, n - h)], i) for i, h in enumerate(HEIGHTS))
+        cost.append(total)
+        count.append(count[max(0, n - HEIGHTS[first])] + np.eye(3, dtype=np.int64)[first])
+    return np.array(count)
+
+
+def computed(tiles):
+    """The most tiles that are computed for so many, or fewer, in one block."""
+    return int((heights()[: tiles + 1] @ HEIGHTS).max())
+
+
+def _blocks(points, Cb, panels, tiles, slots):
+    """Into how many blocks tiles are cut, and how many panels of outputs a chunk takes.
 
     V and M of a block share half of L2; where the weights do not fit L2 themselves, twice as many tiles use each panel
     that comes from further away, and where there are few tiles in all, every tile does: then threads share the outputs,
@@ -88,7 +111,7 @@ def _block(points, Cb, panels, tiles, slots):
     if not (weights > 4 * caches()[1] and tiles <= least and panels >= 4 * slots):
         per_slot = -(-tiles // (2 * slots)) if slots > 1 else tiles
         block = min(block, -(-per_slot // TILE_ROWS) * TILE_ROWS)
-    block = min(block, -(-tiles // TILE_ROWS) * TILE_ROWS)
-    blocks = -(-tiles // block)
+    block = min(block, MOST_TILES // 2)
+    blocks = 1 if tiles <= block else max(1, round(tiles / block / slots)) * slots  # of one size: threads end together
     parts = 1 if slots == 1 or blocks >= 2 * slots else min(panels, -(-2 * slots // blocks))
-    return block, -(-panels // parts)
+    return blocks, -(-panels // parts)
