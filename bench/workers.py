@@ -14,10 +14,10 @@ LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 class Library:
     """The process of one library: ``python -m <module> --worker <name> --threads <n>``."""
 
-    def __init__(self, module, name, threads, *arguments):
+    def __init__(self, module, name, threads, *arguments, python=sys.executable):
         self.name = name
         self.process = subprocess.Popen(
-            [sys.executable, "-m", module, "--worker", name, "--threads", str(threads), *arguments],
+            [python, "-m", module, "--worker", name, "--threads", str(threads), *arguments],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **dict.fromkeys(LIMITS, str(threads))},
         )
 
