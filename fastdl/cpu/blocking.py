@@ -7,6 +7,10 @@ stays in L2 while all panels pass; the panels together, KC x NC, stay in the las
 
 from __future__ import annotations
 
+import functools
+
+import numpy as np
+
 from . import features
 from .microkernel import TILE_ROWS, TILE_VECTORS
 
@@ -20,3 +24,25 @@ KC = max(64, min(1024, features.caches()[0] // (4 * TILE_COLUMNS_F4) // 8 * 8))
 # twice as much, 147 with this)
 MC = max(TILE_ROWS, min(16 * TILE_ROWS, features.caches()[1] // 10 // (4 * KC)) // TILE_ROWS * TILE_ROWS)
 NC = 3072
+
+# Rows of one tile after the other: with three heights almost any number of rows is a sum of them, and none is computed in vain.
+HEIGHTS = (TILE_ROWS, TILE_ROWS - 1, TILE_ROWS - 2) if TILE_ROWS < 8 else (TILE_ROWS, 8, 4)
+MOST_ROWS = 1 << 10
+
+
+@functools.cache
+def heights() -> np.ndarray:
+    """(MOST_ROWS + 1, 3): how many tiles of each of HEIGHTS for so many rows, with as few rows as can be computed in vain."""
+    cost, count = [0.0], [np.zeros(3, np.int64)]
+    for n in range(1, MOST_ROWS + 1):
+        # besides its rows a tile costs what it reads of the other operand
+        total, first = min((h + 0.4 + cost[max(0, n - h)], i) for i, h in enumerate(HEIGHTS))
+        cost.append(total)
+        count.append(count[max(0, n - HEIGHTS[first])] + np.eye(3, dtype=np.int64)[first])
+    return np.array(count)
+
+
+@functools.lru_cache(maxsize=1024)
+def computed(rows: int) -> int:
+    """The most rows that are computed for so many, or fewer."""
+    return int((heights()[: rows + 1] @ HEIGHTS).max())

@@ -148,30 +148,35 @@ def outer_tile(rows: int, vectors: int, *, masked: bool = False, indirect: bool 
 
 
 @functools.cache
-def runs_tile(rows: int, vectors: int, *, unroll: int = 4, unit: bool = False):
-    """``tile(runs, count, a, a_rows, a_runs, a_step, b, b_step)``: a sum over ``runs`` runs of ``count`` steps each.
+def runs_tile(rows: int, vectors: int, *, unroll: int = UNROLL, unit: bool = False, ahead: bool = False):
+    """``tile(runs, count, a, a_rows, a_runs, a_step, b, b_step, next)``: a sum over ``runs`` runs of ``count`` steps each.
 
     Row i of a starts at a[a_rows[i] + a_runs[run]] in each run and moves on by a_step; b goes on by b_step from first to
     last. So a's rows may lie anywhere (the pixels that a kernel meets), and nothing has to be gathered. Returns rows *
-    vectors accumulators, row by row. M. Dukhan, "The Indirect Convolution Algorithm", arXiv:1907.02129 (2019).
+    vectors accumulators, row by row. Where ``ahead``, next is a pointer from which on runs * asked(count) elements are asked for.
+    M. Dukhan, "The Indirect Convolution Algorithm", arXiv:1907.02129 (2019).
     """
 
     @intrinsic
-    def tile(typingctx, runs, count, a, a_rows, a_runs, a_step, b, b_step):
+    def tile(typingctx, runs, count, a, a_rows, a_runs, a_step, b, b_step, next):
         vector = vector_of(b.dtype)
         n = rows * vectors
 
         def codegen(context, builder, signature, args):
-            runs_, count_, a_, a_rows_, a_runs_, a_step_, b_, b_step_ = args
+            runs_, count_, a_, a_rows_, a_runs_, a_step_, b_, b_step_, next_ = args
             vt = llvm_type(context, vector)
             starts = [builder.load(builder.gep(a_rows_, [INTP(i)])) for i in range(rows)]
-            outer = _Loop(builder, INTP(0), runs_, 1, [ir.Constant(vt, None)] * n + [b_])
+            line = [builder.bitcast(next_, ir.IntType(8).as_pointer())] if ahead else []
+            outer = _Loop(builder, INTP(0), runs_, 1, [ir.Constant(vt, None)] * n + [b_, *line])
             shift = builder.load(builder.gep(a_runs_, [outer.index]))
             pointers = [builder.gep(a_, [builder.add(start, shift)]) for start in starts]
 
-            def steps(start, times, values, b_now, place):
-                loop = _Loop(builder, start, count_, times, [*values, b_now, place])
-                *values, b_now, place = loop.values
+            def steps(start, times, values, b_now, place, line):
+                asking = line if times > 1 else []
+                loop = _Loop(builder, start, count_, times, [*values, b_now, place, *asking])
+                values, b_now, place, asking = loop.values[:n], loop.values[n], loop.values[n + 1], loop.values[n + 2 :]
+                for where in asking:
+                    ask_for_line(builder, where)
                 for _ in range(times):
                     b_vectors = [builder.load(_vector_pointer(builder, b_now, INTP(j * vector.lanes), vt), align=1) for j in range(vectors)]
                     new = list(values)
@@ -182,16 +187,17 @@ def runs_tile(rows: int, vectors: int, *, unroll: int = 4, unit: bool = False):
                     values = new
                     b_now = builder.gep(b_now, [b_step_])
                     place = builder.add(place, INTP(1) if unit else a_step_)
-                index, phis = loop.close([*values, b_now, place])
-                return index, phis[:n], phis[n], phis[n + 1]
+                index, phis = loop.close([*values, b_now, place, *(builder.gep(where, [INTP(64)]) for where in asking)])
+                return index, phis[:n], phis[n], phis[n + 1], phis[n + 2 :]
 
-            index, values, b_now, place = steps(INTP(0), unroll, outer.values[:n], outer.values[n], INTP(0))
-            _, values, b_now, _ = steps(index, 1, values, b_now, place)
-            _, phis = outer.close([*values, b_now])
+            index, values, b_now, place, line = steps(INTP(0), unroll, outer.values[:n], outer.values[n], INTP(0), outer.values[n + 1 :])
+            _, values, b_now, _, _ = steps(index, 1, values, b_now, place, [])
+            _, phis = outer.close([*values, b_now, *line])
             return cgutils.pack_array(builder, phis[:n])
 
         offsets = types.CPointer(types.int64)
-        return types.UniTuple(vector, n)(types.intp, types.intp, a, offsets, offsets, types.intp, b, types.intp), codegen
+        last = next if ahead else types.intp
+        return types.UniTuple(vector, n)(types.intp, types.intp, a, offsets, offsets, types.intp, b, types.intp, last), codegen
 
     return tile
 

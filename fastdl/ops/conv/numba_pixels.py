@@ -11,9 +11,9 @@ The weight gradient is the same sum along the other axis: over the pixels of a r
 from __future__ import annotations
 
 from ...cpu._pool import parallel_for
-from ...cpu.blocking import KC
-from ...cpu.jit import inline, kernel
-from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS, outer_tile, runs_tile, store_tile
+from ...cpu.blocking import HEIGHTS, KC
+from ...cpu.jit import always_inline, inline, kernel
+from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS, asked, outer_tile, runs_tile, store_tile
 from ...cpu.simd import (
     gather_n,
     lanes,
@@ -39,7 +39,30 @@ MR = TILE_ROWS
 SHORT_RUN = 32  # elements; from here on a run is read in place
 _packed_tile = outer_tile(TILE_ROWS, TILE_VECTORS)
 _gradient_tile = runs_tile(TILE_ROWS, TILE_VECTORS, unroll=2)  # its runs are rows of small images
-_tile, _store = runs_tile(TILE_ROWS, TILE_VECTORS, unit=True), store_tile(TILE_ROWS, TILE_VECTORS)
+_store = store_tile(TILE_ROWS, TILE_VECTORS)
+
+
+def _products(rows):
+    """``run(tiles, lines, steps, source, where, starts, step, panel, done, c, c_row, add)``: ``rows`` pixels a tile times a panel's part.
+
+    done: parts of the panel's next part that were asked for.
+    """
+    tile, put = runs_tile(rows, TILE_VECTORS, unit=True, ahead=True), store_tile(rows, TILE_VECTORS)
+
+    @always_inline
+    def run(tiles, lines, steps, source, where, starts, step, panel, done, c, c_row, add):
+        V = lanes(panel)
+        width = TILE_VECTORS * V
+        following = offset(panel, lines * steps * width)
+        for i in range(tiles):
+            ahead = offset(following, (done + i) * lines * asked(steps, V))
+            sums = tile(lines, steps, source, offset(where, i * rows), starts, step, panel, width, ahead)
+            put(sums, offset(c, i * rows * c_row), c_row, rows, width, add)
+
+    return run
+
+
+_high, _middle, _low = (_products(rows) for rows in HEIGHTS)
 
 
 # ------------------------------------------------------------------------------------------------ weights
@@ -128,67 +151,76 @@ def _short_runs(source, where, pixels, run_offsets, runs, count, weights, panels
 
 
 @inline
-def _pixels_chunk(slot, chunk, blocks, block, parts, part, rows, image_size, pixel_h, pixel_w, runs, run_offsets, count, step, w,
-                  panels, K, TH, TW, bias, has_bias, act, slope, y, yn, yk, yh, yw, scratch, scratch_size, places):
+def _pixels_chunk(slot, chunk, blocks, block, part, rows, images, image_size, pixel_h, pixel_w, runs, run_offsets, count, step, w,
+                  panels, K, TH, TW, bias, has_bias, act, slope, y, yn, yk, yh, yw, heights, scratch, scratch_size, places):
     V = lanes(rows)
     width = TILE_VECTORS * V
     depth = runs * count
-    b = chunk % blocks
-    rest = chunk // blocks
-    first_panel = rest % parts * part
+    area = TH * TW
+    p0, first_panel = chunk % blocks * block, chunk // blocks * part
     here = min(part, panels - first_panel)
-    image = rest // parts
-    p0 = b * block
-    pixels = min(block, TH * TW - p0)
+    pixels = min(block, images * area - p0)
     sums = offset(scratch, slot * scratch_size)
     where = offset(places, slot * (block + MR))
     for p in range(pixels):
-        write(where, p, (p0 + p) // TW * pixel_h + (p0 + p) % TW * pixel_w)
-    for p in range(pixels, (pixels + MR - 1) // MR * MR):
+        image, place = (p0 + p) // area, (p0 + p) % area
+        write(where, p, image * image_size + place // TW * pixel_h + place % TW * pixel_w)
+    for p in range(pixels, pixels + MR):
         write(where, p, read(where, pixels - 1))  # the last tile is filled with copies
-    source = offset(rows, image * image_size)
     Kb = here * width
     if runs > 1 and count < SHORT_RUN:
-        _short_runs(source, where, pixels, run_offsets, runs, count, offset(w, first_panel * depth * width), here, sums, Kb)
+        _short_runs(rows, where, pixels, run_offsets, runs, count, offset(w, first_panel * depth * width), here, sums, Kb)
         here = 0
     # so much of a panel at a time as stays in L1 while the block's pixels pass: some runs, or a piece of one
     pieces = max(1, (count + KC - 1) // KC)
     piece, group = max(1, (count + pieces - 1) // pieces), max(1, KC // max(count, 1))
+    high, middle, low = read(heights, 3 * pixels), read(heights, 3 * pixels + 1), read(heights, 3 * pixels + 2)
+    at_middle = high * HEIGHTS[0]
+    at_low = at_middle + middle * HEIGHTS[1]
     for panel in range(here):
         weights = offset(w, (first_panel + panel) * depth * width)
         target = offset(sums, panel * width)
         for r in range(0, max(runs, 1), group):  # once, for the zeros, where no cell meets the output
             lines, starts = min(group, runs - r), offset(run_offsets, r)
             for c in range(0, max(count, 1), piece):
-                part, here_, steps = offset(weights, (r * count + c) * width), offset(source, c), min(piece, count - c)
-                for p in range(0, pixels, MR):
-                    _store(_tile(lines, steps, here_, offset(where, p), starts, step, part, width), offset(target, p * Kb), Kb, MR, width,
-                           r + c > 0)
+                w_part, begin, steps = offset(weights, (r * count + c) * width), offset(rows, c), min(piece, count - c)
+                add = r + c > 0
+                _high(high, lines, steps, begin, where, starts, step, w_part, 0, target, Kb, add)
+                there = offset(where, at_middle)
+                _middle(middle, lines, steps, begin, there, starts, step, w_part, high, offset(target, at_middle * Kb), Kb, add)
+                there = offset(where, at_low)
+                _low(low, lines, steps, begin, there, starts, step, w_part, high + middle, offset(target, at_low * Kb), Kb, add)
     k0 = first_panel * width
-    _write_block(sums, Kb, pixels, p0, TW, k0, min(Kb, K - k0), bias, has_bias, act, slope, offset(y, image * yn + k0 * yk), yk, yh, yw)
+    p = 0
+    while p < pixels:
+        image, place = (p0 + p) // area, (p0 + p) % area
+        run = min(pixels - p, area - place)
+        _write_block(offset(sums, p * Kb), Kb, run, place, TW, k0, min(Kb, K - k0), bias, has_bias, act, slope,
+                     offset(y, image * yn + k0 * yk), yk, yh, yw)
+        p += run
 
 
-@kernel("i R1 i i i L1 i R1 i i R1 i T W5 W1 i L1")
-def convolve_pixels(pool, rows, image_size, pixel_h, pixel_w, run_offsets, count, w, block, part, bias, act, slope, y, scratch,
+@kernel("i R1 i i i L1 i R1 i i R1 i T W5 L1 W1 i L1")
+def convolve_pixels(pool, rows, image_size, pixel_h, pixel_w, run_offsets, count, w, block, part, bias, act, slope, y, heights, scratch,
                     scratch_size, places):
     """y[n, k, oh, ow] = act(bias[k] + sum over runs and steps of rows[image n, pixel (oh, ow), run, step] * w[k, run, step]).
 
     Pixel (oh, ow) starts at oh * pixel_h + ow * pixel_w of its image; a run is ``count`` elements from run_offsets on.
-    block: pixels in a chunk; part: panels in a chunk. scratch: slots * scratch_size elements (see numba_pixels_plan.py);
-    places: slots * (block + MR).
+    block: pixels in a chunk, of one image or several; part: panels in a chunk. heights: blocking.heights(), flat. scratch: slots *
+    scratch_size elements (see numba_pixels_plan.py); places: slots * (block + MR).
     """
     N, K, _, TH, TW = y.shape
     yn, yk, _, yh, yw = _strides(y)
     width = TILE_VECTORS * lanes(pointer(rows))
     panels = (K + width - 1) // width
-    blocks, parts = (TH * TW + block - 1) // block, (panels + part - 1) // part
+    blocks, parts = (N * TH * TW + block - 1) // block, (panels + part - 1) // part
     parallel_for(
         pool,
         _pixels_chunk,
-        N * blocks * parts,
-        (blocks, block, parts, part, pointer(rows), image_size, pixel_h, pixel_w, run_offsets.shape[0], pointer(run_offsets), count, 1,
-         pointer(w), panels, K, TH, TW, pointer(bias), bias.shape[0] > 0, act, slope, pointer(y), yn, yk, yh, yw, pointer(scratch),
-         scratch_size, pointer(places)),
+        blocks * parts,
+        (blocks, block, part, pointer(rows), N, image_size, pixel_h, pixel_w, run_offsets.shape[0], pointer(run_offsets), count, 1,
+         pointer(w), panels, K, TH, TW, pointer(bias), bias.shape[0] > 0, act, slope, pointer(y), yn, yk, yh, yw, pointer(heights),
+         pointer(scratch), scratch_size, pointer(places)),
     )
 
 
@@ -205,7 +237,7 @@ def _gradient_chunk(slot, chunk, items, group, band, N, rows, image_size, pixel_
             target = offset(dw, item * MR * panels * width)
             for k in range(panels):
                 right = offset(grad, k * panel_size)
-                sums = _gradient_tile(min(band, OH - row), OW, source, offset(terms, item * MR), runs, pixel_w, right, width)
+                sums = _gradient_tile(min(band, OH - row), OW, source, offset(terms, item * MR), runs, pixel_w, right, width, 0)
                 _store(sums, offset(target, k * width), panels * width, MR, width, step > 0)
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...cpu import parallel
-from ...cpu.blocking import LANES
+from ...cpu.blocking import LANES, heights
 from ...cpu.features import caches
 from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS
 from ...cpu.thresholds import MOVED, MULTIPLY_ADDS
@@ -146,10 +146,10 @@ def _setup(plan, N, K, size, char, threads):
     share = (BLOCK + TILE_ROWS) * part * width + TILE_ROWS * depth + width
     sums = []
     for shape, s in zip(shapes, plan.sums, strict=True):
-        pixels = math.prod(shape)
+        pixels = images * math.prod(shape)
         blocks = max(1, -(-pixels // BLOCK))
         block = max(1, -(-pixels // (blocks * TILE_ROWS))) * TILE_ROWS
-        parts = max(-(-panels // part), min(panels, -(-4 * slots // (images * blocks))) if slots > 1 else 1)
+        parts = max(-(-panels // part), min(panels, -(-4 * slots // blocks)) if slots > 1 else 1)
         sums.append((s, shape == size, block, -(-panels // parts)))
     return _Setup(slots > 1, images, share, image, tuple(sums))
 
@@ -179,7 +179,7 @@ def run(plan, x, w, swapped, bias, shape, act, like):
         for (s, everything, block, part), weights in zip(setup.sums, made, strict=True):
             target = y if whole and everything else y[(slice(start, start + step), slice(None), slice(None), *s.outputs)]
             convolve_pixels[char](pool, rows, image, row, column, s.run_offsets, s.count, weights, block, part, bias, code, slope, target,
-                                  scratch, setup.share, places)
+                                  heights().reshape(-1), scratch, setup.share, places)
     return y
 
 

@@ -18,8 +18,9 @@ from __future__ import annotations
 from numba.extending import register_jitable
 
 from ...cpu._pool import parallel_for
+from ...cpu.blocking import HEIGHTS
 from ...cpu.jit import always_inline, inline, kernel
-from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS, asked, outer_tile, store_tile
+from ...cpu.microkernel import TILE_VECTORS, asked, outer_tile, store_tile
 from ...cpu.simd import (
     fma,
     gather_n,
@@ -128,8 +129,6 @@ def _apart(count):
     return ((count + LINE - 1) // LINE | 1) * LINE
 
 
-# So many tiles at a time: with three heights almost any number of tiles is a sum of them, and none is computed in vain.
-HEIGHTS = (TILE_ROWS, TILE_ROWS - 1, TILE_ROWS - 2) if TILE_ROWS < 8 else (TILE_ROWS, 8, 4)
 _high, _middle, _low = (_products(rows) for rows in HEIGHTS)
 
 
@@ -262,7 +261,7 @@ def make(m, r):
     def convolve(pool, x, Hp, Wp, C, Cb, U, blocks, k_panels, bias, act, slope, y, heights, scratch, scratch_size):
         """y (N, K, 1, OH, OW) from pixel_rows' x and transform_weights' U, in ``blocks`` of tiles and k_panels panels at a time.
 
-        heights: for n tiles, how many times each of HEIGHTS, from heights[3 * n] on.
+        heights: blocking.heights(), flat.
         """
         N, K, _, OH, OW = y.shape
         TH, TW = (OH + m - 1) // m, (OW + m - 1) // m

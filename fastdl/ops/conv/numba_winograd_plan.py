@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import math
 
 import numpy as np
 
 from ...cpu import parallel
+from ...cpu.blocking import MOST_ROWS, computed, heights
 from ...cpu.features import caches, vector_bits
 from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS
 from ...cpu.thresholds import MULTIPLY_ADDS
@@ -15,7 +15,7 @@ from ...cpu.workspace import NOTHING, workspace
 from ..layout import empty_like_layout
 from ..numba_activation import kernel_arguments
 from .numba_rows import pixel_rows
-from .numba_winograd import HEIGHTS, K_BLOCK, KERNELS, LINE
+from .numba_winograd import K_BLOCK, KERNELS, LINE
 
 LANES = vector_bits() // 32
 WIDTH = TILE_VECTORS * LANES
@@ -77,26 +77,6 @@ def run(m, r, x, U, outputs, before, shape, bias, act, like):
     return y
 
 
-MOST_TILES = 1 << 10  # in a block
-
-
-@functools.cache
-def heights():
-    """(MOST_TILES + 1, 3): how many times each of HEIGHTS for so many tiles, with as few as can be computed in vain."""
-    cost, count = [0.0], [np.zeros(3, np.int64)]
-    for n in range(1, MOST_TILES + 1):
-        # besides its rows a product costs what it reads of the weights
-        total, first = min((h + 0.4 + cost[max(0, n - h)], i) for i, h in enumerate(HEIGHTS))
-        cost.append(total)
-        count.append(count[max(0, n - HEIGHTS[first])] + np.eye(3, dtype=np.int64)[first])
-    return np.array(count)
-
-
-def computed(tiles):
-    """The most tiles that are computed for so many, or fewer, in one block."""
-    return int((heights()[: tiles + 1] @ HEIGHTS).max())
-
-
 def _blocks(points, Cb, panels, tiles, slots):
     """Into how many blocks tiles are cut, and how many panels of outputs a chunk takes.
 
@@ -111,7 +91,7 @@ def _blocks(points, Cb, panels, tiles, slots):
     if not (weights > 4 * caches()[1] and tiles <= least and panels >= 4 * slots):
         per_slot = -(-tiles // (2 * slots)) if slots > 1 else tiles
         block = min(block, -(-per_slot // TILE_ROWS) * TILE_ROWS)
-    block = min(block, MOST_TILES // 2)
+    block = min(block, MOST_ROWS // 2)
     blocks = 1 if tiles <= block else max(1, round(tiles / block / slots)) * slots  # of one size: threads end together
     parts = 1 if slots == 1 or blocks >= 2 * slots else min(panels, -(-2 * slots // blocks))
     return blocks, -(-panels // parts)
