@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from ._pool import parallel_for
 from .blocking import KC, MC, NC
-from .jit import inline
+from .jit import always_inline, inline
 from .microkernel import TILE_ROWS, TILE_VECTORS, asked, dot_tile, outer_tile, row_tile, store_scalars, store_tile
 from .simd import (
     broadcast,
@@ -284,11 +284,20 @@ BLOCK = 8  # vectors of columns that all rows of c pass before the next ones
 _dot_43, _dot_41, _dot_14, _dot_11 = dot_tile(4, 3), dot_tile(4, 1), dot_tile(1, 4), dot_tile(1, 1)
 
 
-def products(finish):
+def products(finish, is_simple, store_finished):
     """``(packed, few, row, direct, dots)`` whose last step on a part of c is ``finish(part, c_row, rows, columns, row, column, x, y, z)``.
 
-    row, column: where the part begins in c. x, y, z: what the caller handed on: a pointer, an integer and a number.
+    row, column: where the part begins in c. x, y, z: what the caller handed on: a pointer, an integer and a number; the step is
+    left out where y is 0. Where ``is_simple(y)``, ``store_finished(sums, part, c_row, row, column, x, y, z)`` stores a whole tile and
+    takes the last step with it.
     """
+
+    @always_inline
+    def put(sums, part, c_row, rows, columns, add, finished, row, column, x, y, z):
+        if finished and rows >= MR:
+            store_finished(sums, part, c_row, row, column, x, y, z)
+        else:
+            _store(sums, part, c_row, rows, columns, add)
 
     @inline
     def rows_chunk(
@@ -313,21 +322,24 @@ def products(finish):
             j = q * width
             panel = offset(panels, j * k)
             following = offset(panel, width * k)
+            finished = last and not add and is_simple(y) and n - j >= width
             for i in range(0, in_place, MR):
                 there = offset(target, i * c_row + j)
                 _prefetch_rows(there, c_row, MR)
                 sums = _tile(k, offset(block, i * a_row), a_row, 1, panel, width, part_ahead(following, i, k))
-                _store(sums, there, c_row, MR, n - j, add)
+                put(sums, there, c_row, MR, n - j, add, finished, first + i, column + j, x, y, z)
             for i in range(in_place, four, MR):
                 there = offset(target, i * c_row + j)
                 _prefetch_rows(there, c_row, MR)
                 sums = _tile(k, offset(mine, (i - in_place) * k), 1, MR, panel, width, part_ahead(following, i, k))
-                _store(sums, there, c_row, count - i, n - j, add)
+                put(sums, there, c_row, count - i, n - j, add, finished, first + i, column + j, x, y, z)
             if four < count:
                 sums = _tile_4(k, offset(mine, (four - in_place) * k), 1, MR, panel, width, 0)
                 _store_4(sums, offset(target, four * c_row + j), c_row, count - four, n - j, add)
-            if last and y:
-                finish(offset(target, j), c_row, count, min(width, n - j), first, column + j, x, y, z)
+            done = whole if finished else 0
+            if last and y and done < count:
+                there = offset(target, done * c_row + j)
+                finish(there, c_row, count - done, min(width, n - j), first + done, column + j, x, y, z)
 
     @inline
     def packed(pool, slots, a, a_row, a_col, b, b_row, b_col, c, c_row, m, n, k, ready, scratch, x, y, z):
@@ -382,13 +394,17 @@ def products(finish):
                 for j in range(group, end, width):
                     panel = offset(panels, (j - group) * depth)
                     following = offset(panel, depth * width)
+                    finished = p + full >= k and p == 0 and is_simple(y) and last - j >= width
                     for i in range(0, four, MR):
                         sums = _tile(depth, offset(rows, i * depth), 1, MR, panel, width, part_ahead(following, i, depth))
-                        _store(sums, offset(c, i * c_row + j), c_row, m - i, last - j, p > 0)
+                        put(sums, offset(c, i * c_row + j), c_row, m - i, last - j, p > 0, finished, i, j, x, y, z)
                     if four < m:
                         sums = _tile_4(depth, offset(rows, four * depth), 1, MR, panel, width, 0)
                         _store_4(sums, offset(c, four * c_row + j), c_row, m - four, last - j, p > 0)
-        if y:
+                    done = m - m % MR if finished else 0
+                    if p + full >= k and is_simple(y) and done < m:
+                        finish(offset(c, done * c_row + j), c_row, m - done, min(width, last - j), done, j, x, y, z)
+        if y and not is_simple(y):
             finish(offset(c, first), c_row, m, last - first, 0, first, x, y, z)
 
     @inline

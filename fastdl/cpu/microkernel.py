@@ -385,11 +385,11 @@ def store_tile(rows: int, vectors: int):
 
 
 @functools.cache
-def finish_tile(rows: int, vectors: int):
+def finish_tile(rows: int, vectors: int, *, by_column: bool = False):
     """``store(acc, c, c_row, m, n, bias, bias_step, floor)``: c = max(acc + bias, floor), a NaN staying.
 
-    The first m rows and n columns of a tile. Row i has bias[i * bias_step], which must be there for all ``rows``; floor is a
-    number, minus infinity for none.
+    The first m rows and n columns of a tile. Row i has bias[i * bias_step], or where ``by_column`` column j bias[j]; it must be
+    there for the whole tile. floor is a number, minus infinity for none.
     """
 
     @intrinsic
@@ -401,11 +401,15 @@ def finish_tile(rows: int, vectors: int):
             vt = llvm_type(context, vector)
             least = _splat_value(builder, vt, context.cast(builder, floor_, signature.args[7], vector.scalar))
             values, place = [], bias_
+            columns = []
+            if by_column:
+                columns = [builder.load(_vector_pointer(builder, bias_, INTP(j * vector.lanes), vt), align=1) for j in range(vectors)]
             for i in range(rows):
-                shift = _splat_value(builder, vt, builder.load(place, align=1))
-                place = builder.gep(place, [bias_step_])
+                if not by_column:
+                    shift = _splat_value(builder, vt, builder.load(place, align=1))
+                    place = builder.gep(place, [bias_step_])
                 for j in range(vectors):
-                    value = builder.fadd(builder.extract_value(acc_, i * vectors + j), shift)
+                    value = builder.fadd(builder.extract_value(acc_, i * vectors + j), columns[j] if by_column else shift)
                     values.append(builder.select(builder.fcmp_ordered("<", value, least), least, value))
             full = builder.and_(builder.icmp_signed(">=", m_, INTP(rows)), builder.icmp_signed(">=", n_, INTP(vectors * vector.lanes)))
             with builder.if_else(full, likely=True) as (whole, partial):

@@ -35,7 +35,8 @@ from .reference import _sum_to
 
 # Measured (python -m bench.matmul and its rows one by one): up to so many rows of a
 DOT_ROWS = 32  # dot products with b's columns, contiguous, beat panels
-FEW_ROWS = 64  # each thread copies panels for itself
+FEW_ROWS = 64  # each thread copies panels for itself; and where there are many more columns, while all of a stays in L2
+FEW_ROWS_WIDE, FEW_SIZE_WIDE = 8, 1 << 16
 DIRECT_ROWS = 10  # reading b in place beats copying it; while b stays in L2 or nearly in L1, up to
 DIRECT_ROWS_L2, DIRECT_SIZE_L2 = 16, 1 << 16
 DIRECT_ROWS_L1, DIRECT_SIZE_L1 = 64, 1 << 14
@@ -53,7 +54,7 @@ def _way(m, n, k, a, b):
         rows = DIRECT_ROWS_L1 if n * k <= DIRECT_SIZE_L1 else DIRECT_ROWS_L2 if n * k <= DIRECT_SIZE_L2 else DIRECT_ROWS
         if m <= rows or m * n * k <= MULTIPLY_ADDS:
             return DIRECT
-    return FEW if m <= FEW_ROWS else PACKED
+    return FEW if m <= FEW_ROWS or (FEW_ROWS_WIDE * m <= n and m * k <= FEW_SIZE_WIDE) else PACKED
 
 
 def multiply(a, b, out=None, bias=None, what=0, slope=0.0):

@@ -7,7 +7,8 @@ import numpy as np
 from ...cpu._pool import parallel_for
 from ...cpu.borrowed import absent, contents, create, nothing
 from ...cpu.gemm import pack_all, products
-from ...cpu.jit import inline, kernel
+from ...cpu.jit import always_inline, inline, kernel
+from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS, finish_tile
 from ...cpu.simd import address, broadcast, lanes, larger, load, load_n, offset, pointer, splat, store, store_n
 from ...cpu.thresholds import MULTIPLY_ADDS
 from ..numba_activation import RELU, apply_activation
@@ -46,7 +47,25 @@ def finish_block(c, c_row, m, n, row, column, bias, what, slope):
             store_n(target, j, apply_activation(load_n(target, j, n - j) + shift, act, leak), n - j)
 
 
-_packed, _few, _row, _direct, _dots = products(finish_block)
+_finish_rows, _finish_columns = (finish_tile(TILE_ROWS, TILE_VECTORS, by_column=by_column) for by_column in (False, True))
+
+
+@inline
+def is_simple(what):
+    """Whether a tile is stored with its last step: a bias BY_ROW or BY_COLUMN, and at most a ReLU."""
+    return what % 16 <= RELU and (what & (BY_ROW | BY_COLUMN)) != 0
+
+
+@always_inline
+def store_finished(sums, c, c_row, row, column, bias, what, slope):
+    floor = 0.0 if what % 16 == RELU else -np.inf
+    if what & BY_ROW:
+        _finish_rows(sums, c, c_row, TILE_ROWS, TILE_VECTORS * lanes(c), offset(bias, row), 1, floor)
+    else:
+        _finish_columns(sums, c, c_row, TILE_ROWS, TILE_VECTORS * lanes(c), offset(bias, column), 0, floor)
+
+
+_packed, _few, _row, _direct, _dots = products(finish_block, is_simple, store_finished)
 
 
 @kernel("i i i R2 R2 W2 W1 R1 i T")
