@@ -289,3 +289,32 @@ BAD = [
 def test_bad_input(arrays, options, error, message):
     with pytest.raises(error, match=message):
         F.conv_transpose2d(*arrays, **options)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "strided"])
+@pytest.mark.parametrize("activation", [None, "relu", "tanh"])
+@pytest.mark.parametrize("outputs", [1, 2, 3, 5, 40])
+@pytest.mark.parametrize("backend", ["reference", "numba"])
+def test_one_pixel_and_few_outputs(backend, outputs, activation, layout):
+    """A pixel that becomes a whole image is a matrix product; few outputs take the planes."""
+    rng = np.random.default_rng(0)
+    act = getattr(torch, activation) if activation else lambda z: z
+    for x, w, options in [((3, 7, 1, 1), (7, outputs, 4, 4), {}),
+                          ((2, 7, 1, 1), (7, outputs, 3, 5), {"stride": 2}),
+                          ((2, 7, 1, 1), (7, outputs, 4, 4), {"padding": 1}),
+                          ((2, 6, 5, 9), (6, outputs, 5, 5), {"stride": 2, "padding": 2})]:
+        arrays = [rng.standard_normal(s) for s in (x, w, (outputs,))]
+        check(F.conv_transpose2d, lambda *a, **o: act(torch.conv_transpose2d(*a, **o)), arrays, {**options, "activation": activation},
+              torch_options=options, kind="transcendental" if activation == "tanh" else "sum", n=7 * 25, backend=backend, layout=layout)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "strided"])
+@pytest.mark.parametrize("backend", ["reference", "numba"])
+def test_a_kernel_as_large_as_the_image(backend, layout):
+    rng = np.random.default_rng(0)
+    for x, w, options in [((3, 7, 4, 5), (6, 7, 4, 5), {}),
+                          ((1, 300, 4, 4), (1, 300, 4, 4), {"stride": 2}),
+                          ((2, 4, 3, 3), (5, 4, 3, 3), {"padding": 1}),
+                          ((2, 4, 3, 3), (4, 2, 3, 3), {"groups": 2})]:
+        arrays = [rng.standard_normal(s) for s in (x, w, w[:1])]
+        check(F.conv2d, torch.conv2d, arrays, options, n=int(np.prod(w[1:])), backend=backend, layout=layout)

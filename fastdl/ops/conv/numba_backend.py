@@ -26,10 +26,12 @@ from .numba_planes_plan import (
 )
 from .numba_planes_plan import run as run_planes
 from .numba_pointwise import run as run_pointwise
+from .numba_pointwise import run_product, run_transposed_product
 from .numba_winograd_plan import run as run_winograd
 from .numba_winograd_plan import transformed
 
 POINTWISE_WORK = 1 << 17  # multiply-adds of an image, from which a product for each costs no more than one pass over all
+FEW_PIXELS, LARGE_WEIGHT = 64, 1 << 18  # of an image, and elements: laying out such a weight at each call costs more than the pixels
 FEW = 4  # outputs; with fewer, vectors of positions beat tiles of outputs
 
 
@@ -43,8 +45,10 @@ def conv(arrays, params, train):
         weights = prepared(w, ("winograd", m), lambda: transformed(w, m, False))
         before = params.padding[1][0], params.padding[2][0]
         return _activated(lambda act: run_winograd(m, w.shape[3], x, weights, w.shape[0], before, shape, bias, act, x), params, train)
+    if x.size and _is_product(x, w, params):
+        return _activated(lambda act: run_product(x, w, bias, shape, act), params, train)
     if x.size and _is_pointwise(x, w, params):
-        return _activated(lambda act: run_pointwise(x, w, bias, shape, act), params, train)
+        return _activated(lambda act: run_pointwise(x, w, bias, params.stride, shape, act), params, train)
     if serves_few(x, w, params):
         return _activated(lambda act: run_groups(x, w, bias, params, shape, act), params, train)
     if _is_flat(x, w, params):
@@ -63,10 +67,26 @@ def conv(arrays, params, train):
 
 
 def _is_pointwise(x, w, params):
-    """1 x 1 over the whole image, and images large enough to be a product each, or in one."""
-    if params.groups != 1 or math.prod(w.shape[2:]) != 1 or math.prod(params.stride) != 1 or any(map(any, params.padding)):
+    """1 x 1 without padding, and images large enough to be a product each, or in one."""
+    if params.groups != 1 or math.prod(w.shape[2:]) != 1 or any(map(any, params.padding)):
         return False
-    return x.shape[0] == 1 or w.size * math.prod(params.out) > POINTWISE_WORK or is_channels_last(x)
+    pixels = math.prod(params.out)
+    if is_channels_last(x):
+        return True
+    if pixels < FEW_PIXELS and w.size >= LARGE_WEIGHT:
+        return False
+    return x.shape[0] == 1 or w.size * pixels > POINTWISE_WORK
+
+
+def _is_product(x, w, params):
+    """The kernel covers the whole image: one output, a dot product of all there is."""
+    none_before = not any(before for before, _ in params.padding)
+    return params.groups == 1 and w.shape[2:] == x.shape[2:] and math.prod(params.out) == 1 and none_before
+
+
+def _is_transposed_product(x, w, params):
+    """One pixel, all of whose products with the kernel are outputs."""
+    return params.groups == 1 and math.prod(x.shape[2:]) == 1 and params.out == w.shape[2:] and not any(map(any, params.padding))
 
 
 def _is_flat(x, w, params):
@@ -108,7 +128,9 @@ def _data_gradient(x, w, dz, params):
 def conv_transpose(arrays, params, train):
     x, w, bias = arrays
     shape = (x.shape[0], w.shape[1] * params.groups, *params.out)
-    if _is_flat(x, w, params):
+    if x.size and _is_transposed_product(x, w, params):
+        return _activated(lambda act: run_transposed_product(x, w, bias, shape, act), params, train)
+    if _is_flat(x, w, params) and w.shape[1] >= FEW:
         flat = transposed_plan(x.shape[1], w.shape, params, params.out[1:])
         return _activated(lambda act: run_pixels(flat, x, w, True, bias, shape, act, x), params, train)
     plan = Plan.transposed(x.shape, w.shape, params, shape)
