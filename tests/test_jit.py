@@ -88,12 +88,11 @@ def test_an_edited_source_has_another_key(tmp_path):
 
 ONE = """
 import numpy as np
-from fastdl.ops.conv.numba_winograd import KERNELS
+from fastdl.ops.conv.numba_winograd_weights import Form, transformed
 from fastdl.ops.conv.winograd import matrices
 w = np.random.default_rng(0).standard_normal((16, 1, 3, 3)).astype("f4")
 for m in {tiles}:
-    u = np.full((m + 2) ** 2 * 16, np.nan, "f4")
-    KERNELS[m, 3][0]["f"](0, w.reshape(-1), 0, 9, 9, 3, 1, 16, 1, u)
+    u = transformed(w[:, :, None], Form(m, 3, 2, 3, 1, False))
     g = np.array(matrices(m, 3)[1], float)
     expected = (g @ w[:, 0].astype(float) @ g.T).reshape(16, -1).T
     assert np.abs(u.reshape(-1, 16) - expected).max() < 1e-4, m

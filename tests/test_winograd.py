@@ -7,16 +7,17 @@ from checker import check
 
 import fastdl
 import fastdl.functional as F
-from fastdl.ops.conv import choice, winograd
-from fastdl.ops.conv.numba_winograd import KERNELS
-from fastdl.ops.conv.numba_winograd_plan import run, transformed
+from fastdl.ops.conv import numba_backend, winograd
+from fastdl.ops.conv.numba_winograd_plan import run
+from fastdl.ops.conv.numba_winograd_weights import Form, transformed
 
 # largest error over the largest output, filters over unit-variance input: the bounds that winograd.py states
-ERROR = {(2, 3): 1e-6, (4, 3): 5e-6, (6, 3): 3e-5, (2, 5): 5e-6, (4, 5): 3e-5}
+ERROR = {(5, 2): 5e-6, (2, 3): 1e-6, (4, 3): 5e-6, (6, 3): 3e-5, (2, 5): 5e-6, (4, 5): 3e-5}
+CASES = [(m, r, stride, dims) for dims, tiles in winograd.TILES.items() for r in tiles for m in tiles[r] for stride in (1, 2)]
 
 
 def test_every_tile_has_a_bound():
-    assert set(ERROR) == set(KERNELS)
+    assert set(ERROR) == {(m, r) for m, r, _, _ in CASES}
 
 
 @pytest.mark.parametrize("m,r", ERROR)
@@ -66,22 +67,47 @@ def direct64(x, w, b, padding):
     return torch.nn.functional.conv2d(*(torch.from_numpy(a).double() for a in (x, w, b)), padding=padding).numpy()
 
 
-@pytest.mark.parametrize("m,r", ERROR)
+@pytest.mark.parametrize("m,r,stride,dims", CASES)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_every_size(m, r, layout):
-    """Images of 1 to 20 rows, odd channel counts, with and without padding, each tile size, both layouts."""
+def test_every_size(m, r, layout, stride, dims):
+    """Images of 1 to 20 rows, odd channel counts, with and without padding, each tile size, both layouts; and of one dimension."""
     rng = np.random.default_rng(m)
     for height in range(1, 21):
+        kernel = r * stride - height % stride
         width, channels, outputs = (height * 7) % 20 + 1, (height * 5) % 18 + 1, (height * 11) % 37 + 1
-        padding = r // 2 if min(height, width) < r else height % r
-        x = rng.standard_normal((1 + height % 3, channels, height, width)).astype("f4")
-        w = rng.standard_normal((outputs, channels, r, r)).astype("f4")
+        padding = kernel // 2 if min(height, width) < kernel else height % kernel
+        x = rng.standard_normal((1 + height % 3, channels, height if dims == 2 else 1, width)).astype("f4")
+        w = rng.standard_normal((outputs, channels, kernel if dims == 2 else 1, kernel)).astype("f4")
         b = rng.standard_normal(outputs).astype("f4")
         given = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2) if layout == "channels_last" else x
-        want = direct64(x, w, b, padding)
-        shape = (*want.shape[:2], 1, *want.shape[2:])
-        given, U = given[:, :, None], transformed(w[:, :, None], m, False)
-        y = run(m, r, given, U, outputs, (padding, padding), shape, b, None, given)
+        paddings, strides = (padding if dims == 2 else 0, padding), (stride if dims == 2 else 1, stride)
+        want = torch.nn.functional.conv2d(*(torch.from_numpy(a).double() for a in (x, w, b)), strides, paddings).numpy()
+        form = Form(m, r, dims, kernel, stride, False)
+        given, weights = given[:, :, None], transformed(w[:, :, None], form)
+        y = run(form, given, weights, paddings, (*want.shape[:2], 1, *want.shape[2:]), b, None, given)
+        assert np.abs(y[:, :, 0] - want).max() <= ERROR[m, r] * np.abs(want).max(), (height, width, channels, outputs)
+
+
+@pytest.mark.parametrize("m,r,stride,dims", CASES)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_every_size_transposed(m, r, layout, stride, dims):
+    rng = np.random.default_rng(m)
+    for height in range(1, 15):
+        kernel = r * stride - height % stride
+        width, channels, outputs = (height * 7) % 20 + 1, (height * 5) % 18 + 1, (height * 11) % 70 + 1
+        padding = min(height % kernel, (kernel - 1) // 2)
+        extra = height // 2 % 2 * (stride - 1)
+        x = rng.standard_normal((1 + height % 3, channels, height if dims == 2 else 1, width)).astype("f4")
+        w = rng.standard_normal((channels, outputs, kernel if dims == 2 else 1, kernel)).astype("f4")
+        b = rng.standard_normal(outputs).astype("f4")
+        given = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2) if layout == "channels_last" else x
+        paddings, strides, extras = ((a if dims == 2 else i, a) for a, i in ((padding, 0), (stride, 1), (extra, 0)))
+        want = torch.nn.functional.conv_transpose2d(
+            *(torch.from_numpy(a).double() for a in (x, w, b)), strides, paddings, extras
+        ).numpy()
+        form = Form(m, r, dims, kernel, stride, True)
+        given, weights = given[:, :, None], transformed(w[:, :, None], form)
+        y = run(form, given, weights, paddings, (*want.shape[:2], 1, *want.shape[2:]), b, None, given)
         assert np.abs(y[:, :, 0] - want).max() <= ERROR[m, r] * np.abs(want).max(), (height, width, channels, outputs)
 
 
@@ -105,7 +131,8 @@ def test_no_tile_exceeds_5e_5(m, r, channels):
     w = (rng.standard_normal((64, channels, r, r)) / np.sqrt(r * r * channels)).astype("f4")
     want = direct64(x, w, np.zeros(64, "f4"), r // 2)
     x = x[:, :, None]
-    y = run(m, r, x, transformed(w[:, :, None], m, False), 64, (r // 2, r // 2), (1, 64, 1, 24, 24), None, None, x)
+    form = Form(m, r, 2, r, 1, False)
+    y = run(form, x, transformed(w[:, :, None], form), (r // 2, r // 2), (1, 64, 1, *want.shape[2:]), None, None, x)
     assert np.abs(y[:, :, 0] - want).max() <= 5e-5
 
 
@@ -143,16 +170,53 @@ def test_same_bits_for_any_number_of_threads(r):
     assert all(np.array_equal(a, answers[0]) for a in answers)
 
 
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("stride,r", [(2, 3), (2, 4), (2, 5), (2, 9), (1, 2), (1, 3)])
+@pytest.mark.parametrize("kind", ["conv2d", "conv_transpose2d", "conv1d", "conv_transpose1d"])
+def test_strides_with_gradients(kind, stride, r, layout):
+    """Forward by phases of the input, data gradients by phases of the output, and the other way round."""
+    rng = np.random.default_rng(0)
+    dims, transposed = (1 if "1d" in kind else 2), "transpose" in kind
+    x, w = (2, 9, *(14, 17)[-dims:]), (33, 9) if not transposed else (9, 33)
+    arrays = [rng.standard_normal(x), rng.standard_normal((*w, *(r,) * dims)), rng.standard_normal(33)]
+    theirs, options = getattr(torch.nn.functional, kind), {"stride": stride, "padding": r // 2}
+    check(
+        getattr(F, kind),
+        lambda x, w, b: torch.relu(theirs(x, w, b, **options)),
+        arrays,
+        {**options, "algorithm": "winograd", "activation": "relu"},
+        torch_options={},
+        kind="winograd",
+        n=r**dims * 33,
+        backend="numba",
+        layout=layout,
+    )
+
+
+def asked(x, w, packed=False, transposed=False, dtype="f4", **options):
+    """The tile of the form that is chosen, or None."""
+    f = F.conv_transpose2d if transposed else F.conv2d
+    (x, w, _), params, _ = f.prepare(np.zeros(x, dtype), np.zeros(w, dtype), **options)
+    shape = (x.shape[0], w.shape[0] if not transposed else w.shape[1], *params.out)
+    form = numba_backend._winograd(x, fastdl.pack(w) if packed else w, params, shape, transposed)
+    return form and form.m
+
+
 def test_choice():
-    """Large images and packed weights take Winograd; tiny ones, float64 and other kernels do not."""
-    assert choice.winograd_tile(3, 1, 64, 64, 56, 56, True, "auto") in (4, 6)
-    assert choice.winograd_tile(3, 1, 64, 64, 56, 56, True, "direct") == 0
-    assert choice.winograd_tile(3, 1, 3, 64, 56, 56, True, "auto") == 0
-    assert choice.winograd_tile(3, 1, 16, 16, 2, 2, False, "auto") == 0
-    assert choice.winograd_tile(3, 1, 16, 16, 2, 2, False, "winograd") != 0
-    params = F.conv2d.prepare(np.zeros((1, 8, 9, 9)), np.zeros((8, 8, 3, 3)))[1]
-    assert not choice.serves((8, 8, 1, 3, 3), params, np.dtype("f8"))
-    assert choice.serves((8, 8, 1, 3, 3), params, np.dtype("f4"))
-    assert choice.winograd_tile(5, 32, 32, 64, 14, 14, False, "auto") == 4
-    assert choice.serves((8, 8, 1, 5, 5), params, np.dtype("f4"))
-    assert not choice.serves((8, 8, 1, 7, 7), params, np.dtype("f4"))
+    """Large images and packed weights take Winograd; tiny ones, few channels, float64 and other kernels do not."""
+    large = (1, 64, 56, 56), (64, 64, 3, 3)
+    assert asked(*large, packed=True, padding=1) in (4, 6)
+    assert asked(*large, packed=True, padding=1, algorithm="direct") is None
+    assert asked(*large, packed=True, padding=1, dtype="f8") is None
+    assert asked(*large, packed=True, padding=2, dilation=2) is None
+    assert asked(*large, packed=True, padding=1, stride=3) is None
+    assert asked((1, 64, 56, 56), (64, 64, 3, 5), packed=True) is None
+    assert asked((1, 64, 56, 56), (64, 32, 3, 3), groups=2) is None
+    assert asked((1, 3, 56, 56), (64, 3, 3, 3), packed=True) is None
+    assert asked((1, 16, 2, 2), (16, 16, 3, 3), padding=1) is None
+    assert asked((1, 16, 2, 2), (16, 16, 3, 3), padding=1, algorithm="winograd") is not None
+    assert asked((32, 32, 14, 14), (64, 32, 5, 5), padding=2) == 4
+    assert asked((32, 64, 28, 28), (128, 64, 5, 5), padding=2, stride=2) == 4
+    assert asked((16, 128, 14, 14), (128, 64, 5, 5), padding=2, stride=2, transposed=True) == 4
+    assert asked((8, 128, 16, 16), (128, 64, 4, 4), padding=1, stride=2, transposed=True) == 5
+    assert asked((8, 8, 9, 9), (8, 8, 7, 7), algorithm="winograd") is None

@@ -28,7 +28,7 @@ from .numba_planes_plan import run as run_planes
 from .numba_pointwise import run as run_pointwise
 from .numba_pointwise import run_product, run_transposed_product
 from .numba_winograd_plan import run as run_winograd
-from .numba_winograd_plan import transformed
+from .numba_winograd_weights import transformed
 
 POINTWISE_WORK = 1 << 17  # multiply-adds of an image, from which a product for each costs no more than one pass over all
 FEW_PIXELS, LARGE_WEIGHT = 64, 1 << 18  # of an image, and elements: laying out such a weight at each call costs more than the pixels
@@ -38,13 +38,8 @@ FEW = 4  # outputs; with fewer, vectors of positions beat tiles of outputs
 def conv(arrays, params, train):
     x, w, bias = arrays
     shape = (x.shape[0], w.shape[0], *params.out)
-    m = 0
-    if x.size and choice.serves(w.shape, params, x.dtype):
-        m = choice.winograd_tile(w.shape[3], shape[0], w.shape[1], w.shape[0], *params.out[1:], is_packed(w), params.algorithm)
-    if m:
-        weights = prepared(w, ("winograd", m), lambda: transformed(w, m, False))
-        before = params.padding[1][0], params.padding[2][0]
-        return _activated(lambda act: run_winograd(m, w.shape[3], x, weights, w.shape[0], before, shape, bias, act, x), params, train)
+    if (form := _winograd(x, w, params, shape, False)) is not None:
+        return _activated(lambda act: _run_winograd(form, x, w, params, shape, bias, act, x), params, train)
     if x.size and _is_product(x, w, params):
         return _activated(lambda act: run_product(x, w, bias, shape, act), params, train)
     if x.size and _is_pointwise(x, w, params):
@@ -64,6 +59,19 @@ def conv(arrays, params, train):
         return _activated(lambda act: run_groups(x, w, bias, params, shape, act), params, train)
     plan = Plan.forward(x.shape, w.shape, params)
     return _activated(lambda act: run_planes(plan, x, w, bias, shape, x, params.groups, act), params, train)
+
+
+def _winograd(x, w, params, shape, transposed):
+    """The form of Winograd's algorithm for a result of ``shape`` from x, or None."""
+    if not x.size:
+        return None
+    positions = math.prod((x.shape if transposed else shape)[3:])
+    return choice.winograd(w.shape, params, x.dtype, shape[0], shape[3:], positions, is_packed(w), transposed)
+
+
+def _run_winograd(form, x, w, params, shape, bias, act, like):
+    weights = prepared(w, form, lambda: transformed(w, form))
+    return run_winograd(form, x, weights, (params.padding[1][0], params.padding[2][0]), shape, bias, act, like)
 
 
 def _is_pointwise(x, w, params):
@@ -106,13 +114,8 @@ def conv_backward(grad, arrays, saved, params, needs):
 
 
 def _data_gradient(x, w, dz, params):
-    if dz.size and choice.serves(w.shape, params, x.dtype):
-        r = w.shape[3]
-        before, m = tuple(r - 1 - params.padding[d][0] for d in (1, 2)), 0
-        if min(before) >= 0:
-            m = choice.winograd_tile(r, x.shape[0], w.shape[0], w.shape[1], *x.shape[3:], False, params.algorithm)
-        if m:
-            return run_winograd(m, r, dz, transformed(w, m, True), w.shape[1], before, x.shape, None, None, x)
+    if (form := _winograd(dz, w, params, x.shape, True)) is not None:
+        return _run_winograd(form, dz, w, params, x.shape, None, None, x)
     if _is_flat(dz, w, params) and w.shape[1] >= FEW:
         return run_pixels(transposed_plan(w.shape[0], w.shape, params, x.shape[3:]), dz, w, True, None, x.shape, None, x)
     if dz.size and serves_channels(dz, w, params) and is_channels_last(x) and params.stride == (1, 1, 1):
@@ -130,6 +133,8 @@ def conv_transpose(arrays, params, train):
     shape = (x.shape[0], w.shape[1] * params.groups, *params.out)
     if x.size and _is_transposed_product(x, w, params):
         return _activated(lambda act: run_transposed_product(x, w, bias, shape, act), params, train)
+    if (form := _winograd(x, w, params, shape, True)) is not None:
+        return _activated(lambda act: _run_winograd(form, x, w, params, shape, bias, act, x), params, train)
     if _is_flat(x, w, params) and w.shape[1] >= FEW:
         flat = transposed_plan(x.shape[1], w.shape, params, params.out[1:])
         return _activated(lambda act: run_pixels(flat, x, w, True, bias, shape, act, x), params, train)
@@ -142,7 +147,9 @@ def conv_transpose_backward(grad, arrays, saved, params, needs):
     dz = activation_gradient(params.activation, grad, *saved)
     dx = dw = None
     if needs[0]:
-        if _is_flat(dz, w, params):
+        if (form := _winograd(dz, w, params, x.shape, False)) is not None:
+            dx = _run_winograd(form, dz, w, params, x.shape, None, None, x)
+        elif _is_flat(dz, w, params):
             dx = run_pixels(forward_plan(dz.shape[1], w.shape, params, x.shape[3:]), dz, w, False, None, x.shape, None, x)
         else:
             dx = run_planes(Plan.forward(dz.shape, w.shape, params, x.shape[2:]), dz, w, None, x.shape, x, params.groups, None)

@@ -1,4 +1,4 @@
-"""3 x 3 and 5 x 5 convolution of stride 1 by Winograd's F(m x m, r x r): a half to a sixth of the multiplications.
+"""Convolution by Winograd's F(m, r), in one dimension or two: a half to a sixth of the multiplications.
 
 The image is laid out once as padded rows of pixels, channels side by side, so that every transform works on vectors of
 channels and never shuffles. Then, a block of tiles at a time, all of it in a core's L2 cache:
@@ -7,7 +7,11 @@ channels and never shuffles. Then, a block of tiles at a time, all of it in a co
     matrix products     M[point][tile][output] = V[point] U[point], one for each of the n^2 points; the left operand is
                         broadcast from where the transform wrote it, the weights U stream in panels
     output transform    rows of pixels O[row][tile, column][output] from M
-    writing             bias, activation, and the rows to y in either layout
+    writing             bias, activation, and the rows to y in either layout (numba_winograd_write.py)
+
+Stride 2 is stride 1 in other words. A convolution of stride 2 is the sum of four of stride 1 with kernels half as large, one for
+each phase of the image: a pixel's channels are those of two by two pixels. A transposed convolution of stride 2 is four of
+stride 1, one for each phase of its output: an output's channels are spread over two by two pixels.
 
 A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", arXiv:1509.09308 (2015). The transforms'
 code is generated from their matrices (winograd.py).
@@ -15,6 +19,9 @@ code is generated from their matrices (winograd.py).
 
 from __future__ import annotations
 
+import functools
+
+import numpy as np
 from numba.extending import register_jitable
 
 from ...cpu._pool import parallel_for
@@ -26,87 +33,48 @@ from ...cpu.simd import (
     gather_n,
     lanes,
     load,
-    load_n,
-    load_rows,
-    load_rows_n,
     offset,
     pointer,
     read,
     splat,
     store,
-    store_n,
-    store_rows,
-    store_rows_n,
-    transpose,
 )
-from ..numba_activation import apply_activation
 from .numba_planes import _strides
-from .winograd import TILES, matrices, transform_2d
+from .numba_winograd_write import write_rows
+from .winograd import matrices, transform_2d
 
 LONGEST = 48  # channels in one sum of a large tile, whose output transform magnifies errors: a sum's grow with its length
 K_BLOCK = 4  # panels of outputs in a block: M for them stays in L2
 
 
-@inline
-def _write_rows(O, tiles, t0, m, k0, count, Kb, TH, TW, OH, OW, bias, has_bias, act, slope, y, yn, yk, yh, yw):
-    """The pixels of a block of tiles, O[row][tile, column][output], with bias and activation to y."""
-    V = lanes(O)
-    leak = splat(O, slope)
-    t = 0
-    while t < tiles:
-        # a run of tiles side by side in one image
-        index = t0 + t
-        column, rest = index % TW, index // TW
-        band, image = rest % TH, rest // TH
-        run = min(tiles - t, TW - column)
-        w0 = column * m
-        pixels = min(run * m, OW - w0)
-        for i in range(m):
-            h = band * m + i
-            if h >= OH:
-                break
-            source = offset(O, (i * tiles + t) * m * Kb)
-            target = offset(y, image * yn + k0 * yk + h * yh + w0 * yw)
-            for k in range(0, count, V):
-                outputs = min(V, count - k)
-                shift = load_n(bias, k0 + k, outputs) if has_bias else splat(O, 0.0)
-                if yk == 1:
-                    for w in range(pixels):
-                        v = apply_activation(load(source, w * Kb + k) + shift, act, leak)
-                        store_n(target, w * yw + k, v, outputs)
-                else:
-                    for w in range(0, pixels, V):
-                        n = min(V, pixels - w)
-                        # in place first: an activation is a loop over pixels, the transposition is not
-                        for q in range(w, w + n):
-                            store(source, q * Kb + k, apply_activation(load(source, q * Kb + k) + shift, act, leak))
-                        if n == V and outputs == V:
-                            store_rows(target, k * yk + w, yk, transpose(load_rows(source, w * Kb + k, Kb)))
-                        else:
-                            store_rows_n(target, k * yk + w, yk, transpose(load_rows_n(source, w * Kb + k, Kb, n, V)), outputs, n)
-        t += run
-
-
 # ------------------------------------------------------------------------------------------------ the transforms
-_NAMES = {"load": load, "store": store, "gather_n": gather_n, "splat": splat, "fma": fma}
+@inline
+def _cell(p, i, j, last_i, last_j, row, column, high, wide, flip, step, count):
+    """Cell (i, j) of ``count`` filters that have high x wide cells and zeros after them, before them where turned around."""
+    if (last_i - i if flip else i) < high and (last_j - j if flip else j) < wide:
+        return gather_n(p, i * row + j * column, step, count)
+    return splat(p, 0.0)
 
 
-def _made(matrix, name, **parts):
-    source = transform_2d(matrix, name, **parts)
+_NAMES = {"load": load, "store": store, "cell": _cell, "splat": splat, "fma": fma}
+
+
+def _made(rows, columns, name, **parts):
+    source = transform_2d(rows, columns, name, **parts)
     found = {}
     exec(source, dict(_NAMES), found)  # straight-line code: Numba does not unroll
     return register_jitable(found[name])
 
 
 def _products(rows):
-    """``run(count, k, a, a_row, b, following, depth, c, c_row, done)``: ``count`` times ``rows`` rows of a times a panel.
+    """``run(count, k, a, a_row, b, following, depth, c, c_row, add, done)``: ``count`` times ``rows`` rows of a times a panel.
 
-    done: parts of the next panel that were asked for. Sums are cut where ``depth`` says.
+    add: to what c holds. done: parts of the next panel that were asked for. Sums are cut where ``depth`` says.
     """
     tile, put = outer_tile(rows, TILE_VECTORS, ahead=True), store_tile(rows, TILE_VECTORS)
 
     @always_inline
-    def run(count, k, a, a_row, b, following, depth, c, c_row, done):
+    def run(count, k, a, a_row, b, following, depth, c, c_row, add, done):
         V = lanes(b)
         for i in range(count):
             source, target = offset(a, i * rows * a_row), offset(c, i * rows * c_row)
@@ -114,7 +82,7 @@ def _products(rows):
             for p in range(0, k, depth):
                 panel = offset(b, p * TILE_VECTORS * V)
                 sums = tile(min(depth, k - p), offset(source, p), a_row, 1, panel, TILE_VECTORS * V, ahead)
-                put(sums, target, c_row, rows, TILE_VECTORS * V, p > 0)
+                put(sums, target, c_row, rows, TILE_VECTORS * V, add or p > 0)
                 ahead = offset(ahead, asked(depth, V))
 
     return run
@@ -129,90 +97,100 @@ def _apart(count):
     return ((count + LINE - 1) // LINE | 1) * LINE
 
 
+@register_jitable
+def points_apart(panels, channels, width):
+    """From the weights of one point to the next."""
+    return _apart(panels * channels * width)
+
+
 _high, _middle, _low = (_products(rows) for rows in HEIGHTS)
 
 
-def make(m, r):
-    """The two entry points of F(m x m, r x r): (transform_weights, convolve)."""
+@inline
+def _add_products(high, middle, low, k, a, a_row, b, depth, c, c_row):
+    """All heights of tiles, added to c. Not inlined: few sums have a second part."""
+    _high(high, k, a, a_row, b, b, depth, c, c_row, True, 0)
+    at = high * HEIGHTS[0]
+    _middle(middle, k, offset(a, at * a_row), a_row, b, b, depth, offset(c, at * c_row), c_row, True, 0)
+    at += middle * HEIGHTS[1]
+    _low(low, k, offset(a, at * a_row), a_row, b, b, depth, offset(c, at * c_row), c_row, True, 0)
+
+
+@functools.cache
+def make(m, r, dims):
+    """The two entry points of F(m, r) in ``dims`` dimensions: (transform_weights, convolve)."""
     n = m + r - 1
-    points = n * n
+    mh, nh = (m, n) if dims == 2 else (1, 1)
+    mw, nw = m, n
+    points = nh * nw
     longest = LONGEST if n == 8 else 1 << 30  # channels
-    a_t, g, b_t = matrices(m, r)
+    one = np.ones((1, 1))
+    (ah_t, gh, bh_t), (aw_t, gw, bw_t) = matrices(m, r) if dims == 2 else (one, one, one), matrices(m, r)
     weight_tile = _made(
-        g,
+        gh,
+        gw,
         "weight_tile",
-        load="gather_n(p, {i} * row + {j} * column, step, count)",
-        store=f"store(out, ({{i}} * {n} + {{j}}) * ps, {{v}})",
-        arguments="p, row, column, step, count, out, ps",
+        load=f"cell(p, {{i}}, {{j}}, {nh - mh}, {nw - mw}, row, column, high, wide, flip, step, count)",
+        store=f"store(out, ({{i}} * {nw} + {{j}}) * ps, {{v}})",
+        arguments="p, row, column, high, wide, flip, step, count, out, ps",
     )
     input_tile = inline(
         _made(
-            b_t,
+            bh_t,
+            bw_t,
             "input_tile",
             load="load(p, {i} * row + {j} * column)",
-            store=f"store(out, ({{i}} * {n} + {{j}}) * ps, {{v}})",
+            store=f"store(out, ({{i}} * {nw} + {{j}}) * ps, {{v}})",
             arguments="p, row, column, out, ps",
         )
     )
     output_tile = inline(
         _made(
-            a_t,
+            ah_t,
+            aw_t,
             "output_tile",
-            load=f"load(p, ({{i}} * {n} + {{j}}) * ps)",
+            load=f"load(p, ({{i}} * {nw} + {{j}}) * ps)",
             store="store(out, {i} * row + {j} * column, {v})",
             arguments="p, ps, out, row, column",
         )
     )
 
     @inline
-    def weights_chunk(slot, c, w, first, sk, sc, row, column, K, C, panels, U):
+    def weights_chunk(slot, chunk, parts, w, lanes_, sums, C, kh, kw, sh, sw, flip, sk, panels, U):
         V = lanes(w)
         width = TILE_VECTORS * V
-        for k in range(0, K, V):
-            source = offset(w, first + k * sk + c * sc)
-            weight_tile(source, row, column, sk, K - k, offset(U, (k // width * C + c) * width + k % width), panels * C * width)
+        panel, part = chunk // parts, chunk % parts
+        apart = points_apart(panels, C, width)
+        row, column = (-sh * kw if flip else sh * kw), (-sw if flip else sw)
+        for c in range(part * C // parts, (part + 1) * C // parts):
+            for v in range(TILE_VECTORS):
+                lane, sum_ = 4 * (panel * TILE_VECTORS + v), 3 * c
+                first, second = read(lanes_, lane), read(sums, sum_)
+                a, b = read(lanes_, lane + 1) + read(sums, sum_ + 1), read(lanes_, lane + 2) + read(sums, sum_ + 2)
+                high, wide = (kh - a + sh - 1) // sh, (kw - b + sw - 1) // sw  # cells of this phase
+                at = first + second + a * kw + b
+                if flip:
+                    at += (nh - mh) * sh * kw + (nw - mw) * sw
+                if first < 0 or second < 0:
+                    at, high = 0, 0
+                target = offset(U, (panel * C + c) * width + v * V)
+                weight_tile(offset(w, at), row, column, high, wide, flip, sk, read(lanes_, lane + 3), target, apart)
 
-    def transform_weights(pool, w, first, sk, sc, row, column, K, C, U):
-        """K x C filters as U[point][panel][C][one tile's outputs].
+    def transform_weights(pool, parts, w, lanes, sums, kh, kw, sh, sw, flip, sk, U):
+        """Filters as U[point][panel][sum][one tile's outputs], points points_apart; of each every sh-th row and sw-th column.
 
-        w: flat; a filter's element (i, j) is w[first + k * sk + c * sc + i * row + j * column], so that a flipped or
-        transposed weight needs no copy. Outputs beyond K, if a panel has them, get any values.
+        w: flat, filters kh x kw. lanes: (offset in w, phase of rows, phase of columns, outputs) of each vector of outputs, which
+        are sk apart in w. sums: (offset in w, phase of rows, phase of columns) of each channel. An offset of -1: zeros. flip:
+        filters are turned around. parts: of a panel that threads take.
         """
-        panels = (K + TILE_VECTORS * lanes(pointer(w)) - 1) // (TILE_VECTORS * lanes(pointer(w)))
-        parallel_for(pool, weights_chunk, C, (pointer(w), first, sk, sc, row, column, K, C, panels, pointer(U)))
+        C = sums.shape[0] // 3
+        panels = lanes.shape[0] // (4 * TILE_VECTORS)
+        arguments = (parts, pointer(w), pointer(lanes), pointer(sums), C, kh, kw, sh, sw, flip, sk, panels, pointer(U))
+        parallel_for(pool, weights_chunk, panels * parts, arguments)
 
     @inline
-    def block_chunk(
-        slot,
-        chunk,
-        blocks,
-        tiles,
-        x,
-        Hp,
-        Wp,
-        C,
-        Cb,
-        U,
-        panels,
-        k_panels,
-        K,
-        TH,
-        TW,
-        OH,
-        OW,
-        bias,
-        has_bias,
-        act,
-        slope,
-        y,
-        yn,
-        yk,
-        yh,
-        yw,
-        heights,
-        scratch,
-        scratch_size,
-    ):
+    def block_chunk(slot, chunk, blocks, tiles, x, Hp, Wp, C, Cb, stride_h, stride_w, U, panels, k_panels, unit, spread_h, spread_w, skip_h,
+                    skip_w, short, K, TH, TW, OH, OW, bias, has_bias, act, slope, y, yn, yk, yh, yw, heights, scratch, scratch_size):
         V = lanes(x)
         width = TILE_VECTORS * V
         part = chunk % blocks
@@ -224,91 +202,93 @@ def make(m, r):
         at_middle = high * HEIGHTS[0]
         at_low = at_middle + middle * HEIGHTS[1]
         rows = at_low + low * HEIGHTS[2]
-        VV, v_apart = offset(scratch, slot * scratch_size), _apart(rows * Cb)
+        across = stride_w * Cb  # channels of all phases of a row
+        Cs = stride_h * across
+        VV, v_apart = offset(scratch, slot * scratch_size), _apart(rows * Cs)
         for t in range(count):
             index = t0 + t
             column, rest = index % TW, index // TW
             band, image = rest % TH, rest // TH
-            source = offset(x, ((image * Hp + band * m) * Wp + column * m) * Cb)
-            for c in range(0, Cb, V):
-                input_tile(offset(source, c), Wp * Cb, Cb, offset(VV, t * Cb + c), v_apart)
+            source = offset(x, ((image * Hp + band * mh * stride_h) * Wp + column * mw * stride_w) * Cb)
+            for phase in range(stride_h):
+                for c in range(0, across, V):
+                    target = offset(VV, t * Cs + phase * across + c)
+                    input_tile(offset(source, phase * Wp * Cb + c), stride_h * Wp * Cb, across, target, v_apart)
         M = offset(VV, points * v_apart)
+        apart = points_apart(panels, C, width)
         pieces = (C + longest - 1) // longest
         depth = (C + pieces - 1) // pieces
-        for panel in range(first_panel, last_panel, K_BLOCK):
-            here = min(K_BLOCK, last_panel - panel)
+        for panel in range(first_panel, last_panel, unit):
+            here = min(unit, last_panel - panel)
             Kb = here * width
             m_apart = _apart(rows * Kb)
+            # outputs k0 and on: of one phase of y's rows, and of each phase of its columns in turn
+            each = Kb // spread_w
+            group = panel // unit
+            phase, k0 = 0, panel * width
+            if spread_w > 1:
+                groups = panels // (spread_h * unit)
+                phase, k0 = group // groups, group % groups * each
+            outputs = min(each, K - k0)
             for p in range(points):
+                i, j = p // nw, p % nw
+                # a phase with a cell less has zeros at one point: at infinity, which is the last, or, turned around, at the first
+                end, again = C, False
+                if short and stride_w == 2 and j == nw - 1:
+                    end, again = Cb, i < nh - 1
+                elif short and stride_h == 2 and i == nh - 1:
+                    end = across
                 for q in range(here):
-                    weights = offset(U, ((p * panels + panel + q) * C) * width)
+                    source, target = offset(VV, p * v_apart), offset(M, p * m_apart + q * width)
+                    if short and ((spread_h == 2 and i == 0 and phase == 1) or (spread_w == 2 and j == 0 and 2 * q >= here)):
+                        for t in range(rows):
+                            for v in range(TILE_VECTORS):
+                                store(target, t * Kb + v * V, splat(target, 0.0))
+                        continue
+                    weights = offset(U, p * apart + (panel + q) * C * width)
                     following = offset(weights, C * width)  # the next panel
                     if q + 1 == here:
-                        following = offset(U, (((p + 1) * panels + panel) * C) * width)
-                    source, target = offset(VV, p * v_apart), offset(M, p * m_apart + q * width)
-                    _high(high, C, source, Cb, weights, following, depth, target, Kb, 0)
-                    source_m, target_m = offset(source, at_middle * Cb), offset(target, at_middle * Kb)
-                    _middle(middle, C, source_m, Cb, weights, following, depth, target_m, Kb, high)
-                    source_l, target_l = offset(source, at_low * Cb), offset(target, at_low * Kb)
-                    _low(low, C, source_l, Cb, weights, following, depth, target_l, Kb, high + middle)
+                        following = offset(U, (p + 1) * apart + panel * C * width)
+                    _high(high, end, source, Cs, weights, following, depth, target, Kb, False, 0)
+                    source_m, target_m = offset(source, at_middle * Cs), offset(target, at_middle * Kb)
+                    _middle(middle, end, source_m, Cs, weights, following, depth, target_m, Kb, False, high)
+                    source_l, target_l = offset(source, at_low * Cs), offset(target, at_low * Kb)
+                    _low(low, end, source_l, Cs, weights, following, depth, target_l, Kb, False, high + middle)
+                    if again:
+                        source, weights = offset(source, across), offset(weights, across * width)
+                        _add_products(high, middle, low, end, source, Cs, weights, depth, target, Kb)
             O = offset(M, points * m_apart)
-            outputs = min(Kb, K - panel * width)
             for t in range(count):
-                for k in range(0, outputs, V):
-                    output_tile(offset(M, t * Kb + k), m_apart, offset(O, t * m * Kb + k), count * m * Kb, Kb)
-            _write_rows(O, count, t0, m, panel * width, outputs, Kb, TH, TW, OH, OW, bias, has_bias, act, slope, y, yn, yk, yh, yw)
+                for b in range(spread_w):
+                    for k in range(0, outputs, V):
+                        target = offset(O, (t * mw * spread_w + b) * each + k)
+                        output_tile(offset(M, t * Kb + b * each + k), m_apart, target, count * mw * Kb, Kb)
+            write_rows(O, count, t0, mh, mw, spread_h, spread_w, phase, skip_h, skip_w, k0, outputs, each, TH, TW, OH, OW, bias, has_bias,
+                       act, slope, y, yn, yk, yh, yw)
 
-    def convolve(pool, x, Hp, Wp, C, Cb, U, blocks, k_panels, bias, act, slope, y, heights, scratch, scratch_size):
+    def convolve(pool, x, Hp, Wp, C, Cb, stride_h, stride_w, U, panels, blocks, k_panels, unit, spread_h, spread_w, skip_h, skip_w, short,
+                 bias, act, slope, y, heights, scratch, scratch_size):
         """y (N, K, 1, OH, OW) from pixel_rows' x and transform_weights' U, in ``blocks`` of tiles and k_panels panels at a time.
 
-        heights: blocking.heights(), flat.
+        stride: phases of x, whose channels are side by side in U's C; C counts those up to the last that is not zero.
+        spread: phases of y; U's panels are then [phase of rows][group of outputs][phase of columns][unit / spread_w panels],
+        and ``unit`` panels are done together. skip: rows and columns of the first tile that lie before y.
+        short: whether the second phase of a stride of 2 has fewer cells of the kernel. heights: blocking.heights(), flat.
         """
         N, K, _, OH, OW = y.shape
-        TH, TW = (OH + m - 1) // m, (OW + m - 1) // m
-        width = TILE_VECTORS * lanes(pointer(x))
-        panels = (K + width - 1) // width
+        TH, TW = (OH + skip_h + mh * spread_h - 1) // (mh * spread_h), (OW + skip_w + mw * spread_w - 1) // (mw * spread_w)
         tiles = N * TH * TW
         yn, yk, _, yh, yw = _strides(y)
         parallel_for(
             pool,
             block_chunk,
             blocks * ((panels + k_panels - 1) // k_panels),
-            (
-                blocks,
-                tiles,
-                pointer(x),
-                Hp,
-                Wp,
-                C,
-                Cb,
-                pointer(U),
-                panels,
-                k_panels,
-                K,
-                TH,
-                TW,
-                OH,
-                OW,
-                pointer(bias),
-                bias.shape[0] > 0,
-                act,
-                slope,
-                pointer(y),
-                yn,
-                yk,
-                yh,
-                yw,
-                pointer(heights),
-                pointer(scratch),
-                scratch_size,
-            ),
+            (blocks, tiles, pointer(x), Hp, Wp, C, Cb, stride_h, stride_w, pointer(U), panels, k_panels, unit, spread_h, spread_w, skip_h,
+             skip_w, short, K, TH, TW, OH, OW, pointer(bias), bias.shape[0] > 0, act, slope, pointer(y), yn, yk, yh, yw, pointer(heights),
+             pointer(scratch), scratch_size),
         )
 
-    transform_weights.__qualname__ = f"transform_weights_{m}_{r}"
-    convolve.__qualname__ = f"convolve_{m}_{r}"
-    return kernel("i R1 i i i i i i i W1", dtypes="f")(transform_weights), kernel("i W1 i i i i W1 i i R1 i T W5 L1 W1 i", dtypes="f")(
-        convolve
-    )
-
-
-KERNELS = {(m, r): make(m, r) for r in TILES for m in TILES[r]}
+    transform_weights.__qualname__ = f"transform_weights_{m}_{r}_{dims}"
+    convolve.__qualname__ = f"convolve_{m}_{r}_{dims}"
+    return (kernel("i i R1 L1 L1 i i i i i i W1", dtypes="f")(transform_weights),
+            kernel("i W1 i i i i i i W1 i i i i i i i i i R1 i T W5 L1 W1 i", dtypes="f")(convolve))

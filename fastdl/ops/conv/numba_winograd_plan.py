@@ -1,4 +1,4 @@
-"""Running the Winograd kernels: sizes, scratch memory, transformed weights."""
+"""Running the Winograd kernels: sizes, scratch memory."""
 
 from __future__ import annotations
 
@@ -8,90 +8,100 @@ import numpy as np
 
 from ...cpu import parallel
 from ...cpu.blocking import MOST_ROWS, computed, heights
-from ...cpu.features import caches, vector_bits
-from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS
+from ...cpu.features import caches
+from ...cpu.microkernel import TILE_ROWS
 from ...cpu.thresholds import MULTIPLY_ADDS
 from ...cpu.workspace import NOTHING, workspace
 from ..layout import empty_like_layout
 from ..numba_activation import kernel_arguments
 from .numba_rows import pixel_rows
-from .numba_winograd import K_BLOCK, KERNELS, LINE
+from .numba_winograd import LINE, make
+from .numba_winograd_weights import WIDTH, padded, panels_of, summed, unit
 
-LANES = vector_bits() // 32
-WIDTH = TILE_VECTORS * LANES
-IMAGES = 64 << 20  # bytes of padded pixel rows at a time
-
-
-def transformed(w, m, transpose):
-    """w (K, C, 1, r, r) transformed for F(m, r); with ``transpose``, of the convolution that is its data gradient."""
-    flat = np.ascontiguousarray(w).reshape(-1)
-    K, C = w.shape[:2]
-    r = w.shape[3]
-    cells = r * r
-    first, sk, sc, row, column = 0, C * cells, cells, r, 1
-    if transpose:
-        K, C, first, sk, sc, row, column = C, K, cells - 1, cells, C * cells, -r, -1
-    U = np.empty((m + r - 1) ** 2 * -(-K // WIDTH) * C * WIDTH, np.float32)
-    KERNELS[m, r][0]["f"](parallel.pool() if K * C > 1 << 12 else 0, flat, first, sk, sc, row, column, K, C, U)
-    return U
+BOUND = 15 << 17  # bytes of scratch memory a thread: a block of tiles, and padded pixel rows for some
 
 
-def run(m, r, x, U, outputs, before, shape, bias, act, like):
-    """The convolution of x with transformed weights; before: rows and columns of zeros above and left of x."""
+def run(form, x, U, padding, shape, bias, act, like):
+    """y of ``shape`` from x and transformed weights. padding: (rows, columns) before x, or of a transposed convolution before y."""
+    m, r, dims = form[:3]
     N, C = x.shape[:2]
-    OH, OW = shape[3:]
+    K, OH, OW = shape[1], *shape[3:]
     y = empty_like_layout(shape, x.dtype, like)
-    TH, TW = -(-OH // m), -(-OW // m)
-    Hp, Wp, Cb = TH * m + r - 1, TW * m + r - 1, -(-C // LANES) * LANES
+    phases, ones = form.phases(), (1, 1)
+    stride, spread = (ones, phases) if form.transposed else (phases, ones)
+    skip, before = (0, 0), padding
+    mh, rh = (m, r) if dims == 2 else (1, 1)
+    if form.transposed:
+        skip = tuple(p % s for p, s in zip(padding, phases, strict=True))
+        before = tuple(n - 1 - p // s for n, p, s in zip((rh, r), padding, phases, strict=True))
+    TH, TW = -(-(OH + skip[0]) // (mh * spread[0])), -(-(OW + skip[1]) // (m * spread[1]))
+    Wp, Cb = (TW * m + r - 1) * stride[1], padded(C)
     if x.strides[4] != x.itemsize and x.strides[1] != x.itemsize:
         x = np.ascontiguousarray(x)
-    points, panels = (m + r - 1) ** 2, -(-outputs // WIDTH)
-    pool, slots = parallel.team() if math.prod(shape) * C > MULTIPLY_ADDS else (0, 1)
-    step = max(1, min(N, IMAGES // (4 * Hp * Wp * Cb)))
-    blocks, k_panels = _blocks(points, Cb, panels, step * TH * TW, slots)
-    block = computed(-(-step * TH * TW // blocks))
-    part = points * (block * (Cb + K_BLOCK * WIDTH) + 4 * LINE) + m * m * block * K_BLOCK * WIDTH
-    memory = workspace(slots * part + step * Hp * Wp * Cb, x.dtype)
+    points, C, together = (m + r - 1) ** dims, summed(form, C), unit(K, spread[1])
+    panels, whole = panels_of(form, K), together if spread[1] > 1 else 1
+    pool, slots = parallel.team() if math.prod(shape) * x.shape[1] > MULTIPLY_ADDS else (0, 1)
+    pitch = padded(C)
+    # as many images at a time, or as many rows of tiles of one, as fit the bound, but enough blocks for each thread
+    row, images, band = stride[0] * Wp * Cb, 1, TH
+    streamed = 4 * points * pitch * panels * WIDTH > caches()[2] // 2  # weights, for each block anew
+    for most in (MOST_ROWS // 2,) if streamed else (MOST_ROWS // 2, 3 * TILE_ROWS, 2 * TILE_ROWS):
+        block = _blocks(points, pitch, panels, together, whole, N * TH * TW, slots, most)[2]
+        least = -(-block * (2 * slots if slots > 1 else 1) // TW)
+        fit = slots * (BOUND // 4 - _scratch(points, block, pitch, together, mh * m))
+        if (min(least, TH) * mh + rh - 1) * row <= fit:
+            band = _share(TH, max(least, (fit // row - rh + 1) // mh))
+            images = _share(N, max(-(-least // TH), fit // ((TH * mh + rh - 1) * row))) if band == TH else 1
+            break
+    else:
+        most = MOST_ROWS // 2
+    blocks, k_panels, block = _blocks(points, pitch, panels, together, whole, images * band * TW, slots, most)
+    part = _scratch(points, block, pitch, together, mh * m)
+    memory = workspace(slots * part + images * (band * mh + rh - 1) * row, x.dtype)
     scratch, rows = memory[: slots * part], memory[slots * part :]
     bias = NOTHING["f"] if bias is None else np.ascontiguousarray(bias)
-    for start in range(0, N, step):
-        here = x[start : start + step]
-        pixel_rows["f"](pool, here, *before, Hp, Wp, Cb, rows)
-        KERNELS[m, r][1]["f"](
-            pool,
-            rows,
-            Hp,
-            Wp,
-            C,
-            Cb,
-            U,
-            blocks,
-            k_panels,
-            bias,
-            *kernel_arguments(act),
-            y[start : start + step],
-            heights().reshape(-1),
-            scratch,
-            part,
-        )
+    short = form.stride == 2 and form.size % 2
+    convolve = make(m, r, dims)[1]["f"]
+    for start in range(0, N, images):
+        for first in range(0, TH, band):
+            Hp = (min(band, TH - first) * mh + rh - 1) * stride[0]
+            top = first * mh * stride[0] - before[0]  # row of x
+            here = x[start : start + images, :, :, max(0, top) : max(0, top + Hp)]
+            pixel_rows["f"](pool, here, max(0, -top), before[1], Hp, Wp, Cb, rows)
+            above = skip[0] if first == 0 else 0
+            y_rows = slice(first * mh * spread[0] - skip[0] + above, (first + band) * mh * spread[0] - skip[0])
+            convolve(pool, rows, Hp, Wp, C, Cb, *stride, U, panels, blocks, k_panels, together, *spread, above, skip[1], short, bias,
+                     *kernel_arguments(act), y[start : start + images, :, :, y_rows], heights().reshape(-1), scratch, part)
     return y
 
 
-def _blocks(points, Cb, panels, tiles, slots):
-    """Into how many blocks tiles are cut, and how many panels of outputs a chunk takes.
+def _share(count, most):
+    """``count`` in parts of one size, ``most`` at most."""
+    return -(-count // -(-count // most))
+
+
+def _scratch(points, block, channels, unit, pixels):
+    """Elements of V, M and O of a block of tiles, points an odd number of cache lines apart."""
+    return points * (block * (channels + unit * WIDTH) + 4 * LINE) + pixels * block * unit * WIDTH
+
+
+def _blocks(points, channels, panels, unit, whole, tiles, slots, most):
+    """Into how many blocks tiles are cut, how many panels of outputs a chunk takes, and how many tiles a block computes at most.
 
     V and M of a block share half of L2; where the weights do not fit L2 themselves, twice as many tiles use each panel
     that comes from further away, and where there are few tiles in all, every tile does: then threads share the outputs,
-    and each part transforms its input again.
+    and each part transforms its input again. ``whole``: panels that must stay together;
+    ``most``: tiles in a block.
     """
-    weights = 4 * points * Cb * panels * WIDTH
-    fit = caches()[1] // 2 // (4 * points * (Cb + K_BLOCK * WIDTH))
+    weights = 4 * points * channels * panels * WIDTH
+    fit = caches()[1] // 2 // (4 * points * (channels + unit * WIDTH))
     least = 4 * TILE_ROWS if weights > caches()[1] else 2 * TILE_ROWS
     block = max(least, fit // TILE_ROWS * TILE_ROWS)
-    if not (weights > 4 * caches()[1] and tiles <= least and panels >= 4 * slots):
+    if not (weights > 4 * caches()[1] and tiles <= least and panels >= unit * slots):
         per_slot = -(-tiles // (2 * slots)) if slots > 1 else tiles
         block = min(block, -(-per_slot // TILE_ROWS) * TILE_ROWS)
-    block = min(block, MOST_ROWS // 2)
+    block = min(block, most)
     blocks = 1 if tiles <= block else max(1, round(tiles / block / slots)) * slots  # of one size: threads end together
     parts = 1 if slots == 1 or blocks >= 2 * slots else min(panels, -(-2 * slots // blocks))
-    return blocks, -(-panels // parts)
+    k_panels = -(-panels // parts)
+    return blocks, -(-k_panels // whole) * whole, computed(-(-tiles // blocks))

@@ -7,7 +7,7 @@ matrices: {0, +-1, +-2} and the like are usual, mixed with their reciprocals (Ba
 the accuracy of Winograd convolution", ACM TOMS 46 (2020)). With {0, +-sqrt(2), +-1/sqrt(2)} F(4, 3) is four times as
 accurate as with {0, +-1, +-2}, and its matrices stay small: no set that tests/test_winograd.py compares is much better.
 Measured there, for filters over 256 channels of unit variance in float32, the largest error over the largest output is at
-most 1e-6 for F(2, 3), 5e-6 for F(4, 3) and F(2, 5), and 3e-5 for F(6, 3) and F(4, 5): it is n that decides.
+most 1e-6 for F(2, 3), 5e-6 for F(5, 2), F(4, 3) and F(2, 5), and 3e-5 for F(6, 3) and F(4, 5): it is n that decides.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ POINTS = {  # by n
     6: (0.0, 2**0.5, -(2**0.5), 0.5**0.5, -(0.5**0.5)),
     8: (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5),
 }
-TILES = {3: (2, 4, 6), 5: (2, 4)}  # the m that there are kernels for, by r
+TILES = {1: {2: (5,), 3: (4,), 5: (4,)}, 2: {2: (5,), 3: (2, 4, 6), 5: (2, 4)}}  # the m that there are kernels for, by dimensions and r
 
 
 @functools.cache
@@ -101,21 +101,21 @@ class _Writer:
         self.lines += lines_of(matrix, sources, targets, self.constant, self.temporary)
 
 
-def transform_2d(matrix, name: str, load: str, store: str, arguments: str):
-    """Source of ``name(arguments)``: the tile read by ``load(i, j)``, transformed from both sides, written by ``store``.
+def transform_2d(left, right, name: str, load: str, store: str, arguments: str):
+    """Source of ``name(arguments)``: left @ tile @ right^T, the tile read by ``load(i, j)``, the result written by ``store``.
 
     load: an expression with {i} and {j}; store: a statement with {i}, {j} and {v}. ``p`` must be an argument: the
     pointer whose element type the constants take.
     """
-    out, size = matrix.shape
+    (rows, height), (columns, width) = left.shape, right.shape
     writer = _Writer()
-    for j in range(size):  # columns: rows of the result of matrix @ tile
-        for i in range(size):
+    for j in range(width):
+        for i in range(height):
             writer.lines.append(f"x{i}_{j} = {load.format(i=i, j=j)}")
-        writer.product(matrix, [f"x{i}_{j}" for i in range(size)], [f"y{i}_{j}" for i in range(out)])
-    for i in range(out):
-        writer.product(matrix, [f"y{i}_{j}" for j in range(size)], [f"z{i}_{j}" for j in range(out)])
-        for j in range(out):
+        writer.product(left, [f"x{i}_{j}" for i in range(height)], [f"y{i}_{j}" for i in range(rows)])
+    for i in range(rows):
+        writer.product(right, [f"y{i}_{j}" for j in range(width)], [f"z{i}_{j}" for j in range(columns)])
+        for j in range(columns):
             writer.lines.append(store.format(i=i, j=j, v=f"z{i}_{j}"))
     head = [f"{k} = splat(p, {value!r})" for value, k in writer.constants.items()]
     return "\n".join([f"def {name}({arguments}):", *(f"    {line}" for line in head + writer.lines)])
