@@ -318,3 +318,21 @@ def test_a_kernel_as_large_as_the_image(backend, layout):
                           ((2, 4, 3, 3), (4, 2, 3, 3), {"groups": 2})]:
         arrays = [rng.standard_normal(s) for s in (x, w, w[:1])]
         check(F.conv2d, torch.conv2d, arrays, options, n=int(np.prod(w[1:])), backend=backend, layout=layout)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("kernel,options", [(5, {"stride": 2, "padding": 2, "output_padding": 1}), (4, {"stride": 2, "padding": 1}),
+                                            (3, {"padding": 1}), (3, {"stride": 3, "dilation": 2}), (2, {"stride": (1, 3)})])
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_few_outputs_in_bands(dtype, kernel, options, outputs, layout):
+    """Images larger than what is done at a time, the same bits for any number of threads."""
+    x, w = (2, 9, 61, 67), (9, outputs, kernel, kernel)
+    before = fastdl.get_num_threads()
+    answers = []
+    for threads in (1, 3):
+        fastdl.set_num_threads(threads)
+        compare(x, w, options, backend="numba", dtype=dtype, layout=layout)
+        answers.append(F.conv_transpose2d(*operands(x, w), **options))
+    fastdl.set_num_threads(before)
+    assert np.array_equal(*answers)

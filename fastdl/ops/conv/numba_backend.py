@@ -10,6 +10,8 @@ from ..layout import empty_like_layout, is_channels_last
 from ..numba_activation import code_of
 from ..pointwise.numba_backend import activation_gradient
 from . import choice
+from .numba_columns import run as run_columns
+from .numba_columns import serves as serves_columns
 from .numba_pixels_plan import forward_plan, transposed_plan
 from .numba_pixels_plan import run as run_pixels
 from .numba_pixels_plan import weight_gradient as pixels_weight_gradient
@@ -32,7 +34,7 @@ from .numba_winograd_weights import transformed
 
 POINTWISE_WORK = 1 << 17  # multiply-adds of an image, from which a product for each costs no more than one pass over all
 FEW_PIXELS, LARGE_WEIGHT = 64, 1 << 18  # of an image, and elements: laying out such a weight at each call costs more than the pixels
-FEW = 4  # outputs; with fewer, vectors of positions beat tiles of outputs
+FEW = 4  # outputs; with fewer, tiles of kernel cells beat tiles of outputs
 
 
 def conv(arrays, params, train):
@@ -118,6 +120,8 @@ def _data_gradient(x, w, dz, params):
         return _run_winograd(form, dz, w, params, x.shape, None, None, x)
     if _is_flat(dz, w, params) and w.shape[1] >= FEW:
         return run_pixels(transposed_plan(w.shape[0], w.shape, params, x.shape[3:]), dz, w, True, None, x.shape, None, x)
+    if _is_flat(dz, w, params) and serves_columns(w.shape, params, dz.shape[4]):
+        return run_columns(dz, w, None, params, x.shape, None, x)
     if dz.size and serves_channels(dz, w, params) and is_channels_last(x) and params.stride == (1, 1, 1):
         before = tuple((w.shape[d + 2] - 1) * params.dilation[d] - params.padding[d][0] for d in (1, 2))
         return run_channels(dz, w[..., ::-1, ::-1], None, before, (1, 1), params.dilation[1:], x.shape, None)
@@ -138,6 +142,8 @@ def conv_transpose(arrays, params, train):
     if _is_flat(x, w, params) and w.shape[1] >= FEW:
         flat = transposed_plan(x.shape[1], w.shape, params, params.out[1:])
         return _activated(lambda act: run_pixels(flat, x, w, True, bias, shape, act, x), params, train)
+    if _is_flat(x, w, params) and serves_columns(w.shape, params, x.shape[4]):
+        return _activated(lambda act: run_columns(x, w, bias, params, shape, act, x), params, train)
     plan = Plan.transposed(x.shape, w.shape, params, shape)
     return _activated(lambda act: run_planes(plan, x, w, bias, shape, x, params.groups, act), params, train)
 
