@@ -18,7 +18,8 @@ from .numba_rows import pixel_rows
 from .numba_winograd import LINE, make
 from .numba_winograd_weights import WIDTH, padded, panels_of, summed, unit
 
-BOUND = 15 << 17  # bytes of scratch memory a thread: a block of tiles, and padded pixel rows for some
+BOUND = 15 << 17  # bytes of scratch memory a thread, where that costs no time: a block of tiles, and padded pixel rows for some
+IMAGES = 64 << 20  # bytes of padded pixel rows, where it would
 
 
 def run(form, x, U, padding, shape, bias, act, like):
@@ -43,9 +44,10 @@ def run(form, x, U, padding, shape, bias, act, like):
     pool, slots = parallel.team() if math.prod(shape) * x.shape[1] > MULTIPLY_ADDS else (0, 1)
     pitch = padded(C)
     # as many images at a time, or as many rows of tiles of one, as fit the bound, but enough blocks for each thread
-    row, images, band = stride[0] * Wp * Cb, 1, TH
-    streamed = 4 * points * pitch * panels * WIDTH > caches()[2] // 2  # weights, for each block anew
-    for most in (MOST_ROWS // 2,) if streamed else (MOST_ROWS // 2, 3 * TILE_ROWS, 2 * TILE_ROWS):
+    row, band = stride[0] * Wp * Cb, TH
+    images = min(N, max(1, IMAGES // (4 * (TH * mh + rh - 1) * row)))
+    streamed = 4 * points * pitch * panels * WIDTH > caches()[2] // 2  # weights, for each block anew: the fewer, the better
+    for most in (MOST_ROWS // 2,) if streamed or N > 1 else (MOST_ROWS // 2, 3 * TILE_ROWS, 2 * TILE_ROWS):
         block = _blocks(points, pitch, panels, together, whole, N * TH * TW, slots, most)[2]
         least = -(-block * (2 * slots if slots > 1 else 1) // TW)
         fit = slots * (BOUND // 4 - _scratch(points, block, pitch, together, mh * m))
