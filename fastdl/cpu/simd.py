@@ -50,6 +50,7 @@ from .simd_core import (
 from .simd_lanes import (
     any_lane,
     bits,
+    first_lanes,
     from_bits,
     hmax,
     hsum,
@@ -76,6 +77,7 @@ __all__ = [
     "bits",
     "broadcast",
     "copysign",
+    "first_lanes",
     "fma",
     "from_bits",
     "gather",
