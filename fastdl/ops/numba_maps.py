@@ -11,7 +11,7 @@ import numpy as np
 from ..cpu import parallel
 from ..cpu._pool import parallel_for
 from ..cpu.jit import inline, kernel
-from ..cpu.simd import hsum, lanes, load, load_n, offset, pointer, splat, store, store_n
+from ..cpu.simd import first_lanes, hsum, lanes, load, load_n, offset, pointer, select, splat, store, store_n, write
 
 CHUNK = 1 << 14  # elements: a share of L2 for each array
 
@@ -59,6 +59,35 @@ def binary(name, function):
     def run(pool, x, y, z, a, b):
         n = x.shape[0]
         parallel_for(pool, body, (n + CHUNK - 1) // CHUNK, (pointer(x), pointer(y), pointer(z), n, a, b))
+
+    run.__qualname__, run.__module__ = name, function.__module__
+    return kernel("i R1 R1 W1 T T")(run)
+
+
+def binary_sum(name, function):
+    """A kernel (pool, x, y, sums, a, b): the sum of function(x, y, a, b) over each chunk of CHUNK elements."""
+    f = inline(function)
+
+    @inline
+    def body(slot, chunk, x, y, sums, n, a, b):
+        V = lanes(x)
+        start, count = chunk * CHUNK, min(CHUNK, n - chunk * CHUNK)
+        p, q = offset(x, start), offset(y, start)
+        va, vb, i = splat(x, a), splat(x, b), 0
+        total = splat(x, 0.0)
+        other = total
+        while i + 2 * V <= count:
+            total, other = total + f(load(p, i), load(q, i), va, vb), other + f(load(p, i + V), load(q, i + V), va, vb)
+            i += 2 * V
+        while i < count:
+            m = min(V, count - i)
+            total = total + select(first_lanes(x, m), f(load_n(p, i, m), load_n(q, i, m), va, vb), splat(x, 0.0))
+            i += V
+        write(sums, chunk, hsum(total + other))
+
+    def run(pool, x, y, sums, a, b):
+        n = x.shape[0]
+        parallel_for(pool, body, (n + CHUNK - 1) // CHUNK, (pointer(x), pointer(y), pointer(sums), n, a, b))
 
     run.__qualname__, run.__module__ = name, function.__module__
     return kernel("i R1 R1 W1 T T")(run)
