@@ -13,9 +13,8 @@ from numba.extending import intrinsic, register_jitable
 
 from .jit import inline
 from .simd import bits, splat
-from .simd_core import Vector, _splat_value, llvm_type
+from .simd_core import Vector, _splat_value, llvm_type, vector_of
 from .simd_lanes import _integer_vector
-from .simd_core import vector_of
 
 GROUP = 64  # elements that four words of 16 counters serve
 COUNTERS = 16

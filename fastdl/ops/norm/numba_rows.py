@@ -103,4 +103,5 @@ def normalise_rows_gradient(pool, share, g, x, w, stats, need_x, need_w, dx, par
     """dx, and for each chunk of ``share`` rows its sums of g * normal and of g: parts (chunks, 2 * kinds, n)."""
     rows, n = x.shape
     parallel_for(pool, _backward_chunk, (rows + share - 1) // share,
-                 (pointer(g), pointer(x), rows, n, share, w.shape[0], pointer(w), pointer(stats), need_x, need_w, pointer(dx), pointer(parts)))
+                 (pointer(g), pointer(x), rows, n, share, w.shape[0], pointer(w), pointer(stats), need_x, need_w, pointer(dx),
+                  pointer(parts)))
