@@ -120,7 +120,8 @@ def _columns_chunk(slot, chunk, x, n, inner, block, blocks, scratch, target, ign
         label = read(target, position + j)
         picked = np.float64(read(x, (0 if label == ignored else label) * inner + j) - read(tops, j))
         factor, total = np.float64(read(factors, (position + j) * step)), np.float64(read(totals, j))
-        loss, at_label, spread, sum_q = _position(label, ignored, w, total_w, n, smoothing, factor, np.float64(read(logs, j)), picked, total)
+        log_sum = np.float64(read(logs, j))
+        loss, at_label, spread, sum_q = _position(label, ignored, w, total_w, n, smoothing, factor, log_sum, picked, total)
         write(losses, position + j, loss)
         write(sums, j, sum_q / np.float64(read(sums, j)))  # from here on what exp is multiplied by
         write(totals, j, -spread)
