@@ -12,7 +12,7 @@ reference of 80 bits or more; infinities, NaN and subnormal results are as in th
     erf        1.6       2.6       a polynomial near 0, else 1 - exp(-polynomial); float64: Cody's rationals (1969)
     expm1      2.0       2.0       exp's reduction and polynomial, without its 1 where 2^n is 1
     log1p      2.0       2.0       log(1 + v) and the rounding of the sum, to first order
-    normal     6.0       6.0       exp(-v^2 / 2) times a polynomial in (|v| - k) / (|v| + k), the square's rounding made good
+    normal     v^2 / 2 + 7  6.0    exp(-v^2 / 2) times a polynomial in 1 / (|v| + k); float64: the square's rounding made good
     exp_nonpositive  1.5  1.5      exp's reduction by one addition that rounds; what would be subnormal is 0
 
 Sources: W. J. Cody and W. Waite, "Software Manual for the Elementary Functions" (1980); S. L. Moshier, Cephes; P. T. P. Tang,
@@ -243,12 +243,18 @@ def _lowest_bits_as_power(typingctx, v):
     return v(v), codegen
 
 
-def _exp_nonpositive32(v):
-    x = larger(v, splat(v, -88.0296))
+@inline
+def _exp_between_32(x):
+    """For x from -88.0296, where it is 0, to 0."""
+    v = x
     m = fma(x, splat(v, 1.4426950408889634), splat(v, 12583039.0))  # 1.5 * 2^23 + 127: the sum's last bits are n + 127
     n = m - splat(v, 12583039.0)
     r = fma(n, splat(v, 2.12194440e-4), fma(n, splat(v, -0.693359375), x))
     return fma(r * r, _exp_rest_32(r), r + splat(v, 1.0)) * _lowest_bits_as_power(m)
+
+
+def _exp_nonpositive32(v):
+    return _exp_between_32(larger(v, splat(v, -88.0296)))
 
 
 def _exp_nonpositive64(v):
@@ -301,8 +307,8 @@ def log1p(v):
 
 
 # ------------------------------------------------------------------------------------------------ the normal distribution
-_normal_tail_32 = _polynomial("p", [-1.96650708e-05, 1.61657099e-05, 0.00019547336, -0.000434520975, -0.00093902892, 0.00754941208,
-                                    -0.0233158395, 0.0483921953, -0.0759870484, 0.094410643])
+_normal_tail_32 = _polynomial("p", [1892.35437, -1882.81641, 440.278381, 12.9051199, 34.654953, 12.8316002, 4.48867607, 1.39630723,
+                                    0.398942232])  # in 1 / (|v| + 3.5)
 _normal_tail_64 = _polynomial("p", [-7.8544310803637903e-11, 5.0593039194876075e-11, 9.2750669168804772e-10, -5.0272356225876032e-10,
                                     -6.7416853795318532e-09, 3.5844555585211561e-09, 4.334765933948027e-08, -3.3110286668422943e-08,
                                     -2.7688787426137775e-07, 3.9779382724408777e-07, 1.6680852698232284e-06, -4.9761783745378384e-06,
@@ -311,24 +317,20 @@ _normal_tail_64 = _polynomial("p", [-7.8544310803637903e-11, 5.0593039194876075e
                                     0.049530561596998049, -0.066538250289005757, 0.076919304975006292])
 
 
-@inline
-def _normal(v, a, k, tail_of):
-    two_k = splat(v, 2.0 * k)
-    square = a * a
-    lost = fma(a, a, -square)
-    e = exp_nonpositive(splat(v, -0.5) * square)
-    e = fma(e, splat(v, -0.5) * lost, e)
-    w = splat(v, 1.0) / (a + splat(v, k))
-    tail = e * tail_of(fma(-two_k, w, splat(v, 1.0))) * (two_k * w)
-    return select(v < splat(v, 0.0), tail, splat(v, 1.0) - tail), e
-
-
 def _normal32(v):
-    return _normal(v, smaller(absolute(v), splat(v, 15.0)), 4.0, _normal_tail_32)  # the tail is 0 from there on
+    a, one = smaller(absolute(v), splat(v, 13.265)), splat(v, 1.0)  # exp and the tail are 0 from there on
+    e, w = _exp_between_32(splat(v, -0.5) * a * a), one / (a + splat(v, 3.5))
+    tail = e * (w * _normal_tail_32(w))
+    return select(v < splat(v, 0.0), tail, one - tail), e
 
 
 def _normal64(v):
-    return _normal(v, smaller(absolute(v), splat(v, 39.0)), 5.0, _normal_tail_64)
+    a, one, minus_half = smaller(absolute(v), splat(v, 39.0)), splat(v, 1.0), splat(v, -0.5)
+    square = a * a
+    e, w = exp_nonpositive(minus_half * square), splat(v, 10.0) / (a + splat(v, 5.0))
+    e = fma(e, minus_half * fma(a, a, -square), e)  # what the square's rounding lost
+    tail = e * (w * _normal_tail_64(one - w))
+    return select(v < splat(v, 0.0), tail, one - tail), e
 
 
 normal = _by_width("normal", "(the normal distribution function, exp(-v * v / 2)) of each lane; one exp serves both.", _normal32, _normal64)

@@ -110,6 +110,8 @@ def dense(x):
 
 
 def flat(x, order):
+    if x.ndim == 1:
+        return x
     return x.reshape(-1) if order is None else x.transpose(order).reshape(-1)
 
 

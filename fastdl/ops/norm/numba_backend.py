@@ -19,7 +19,7 @@ from ...cpu import parallel
 from ...cpu.thresholds import FUNCTIONS
 from ...cpu.workspace import workspace
 from . import reference
-from .numba_moments import merge, merge_gradients
+from .numba_moments import from_running, merge, merge_gradients, update_running
 from .numba_pixels import combine_pixels, normalise_pixels, pixel_moments, pixel_products
 from .numba_planes import combine_planes, normalise_planes, plane_moments, plane_products
 from .numba_rows import normalise_rows, normalise_rows_gradient
@@ -27,6 +27,10 @@ from .numba_rows import normalise_rows, normalise_rows_gradient
 _SEGMENT = 1 << 16  # elements of a segment of pixels
 _NARROW = 64  # columns; narrower pixels are taken several at a time
 _MOST_PARTS = 64  # of the sums of a weight's gradient over rows
+
+
+_CHANNELS_LAST = {n: (0, *range(2, n), 1) for n in range(2, 33)}  # the order of axes, by how many there are
+_CHANNELS_FIRST = {n: (0, n - 1, *range(1, n - 1)) for n in range(2, 33)}
 
 
 class Memory(NamedTuple):
@@ -46,7 +50,7 @@ def _memory(x, samples, last=None):
     if not last:
         x = np.ascontiguousarray(x)
         return Memory(x.reshape(x.shape[0] * x.shape[1], -1), False, x.shape, 1, 0)
-    x = np.ascontiguousarray(np.moveaxis(x, 1, -1))
+    x = np.ascontiguousarray(x.transpose(_CHANNELS_LAST[x.ndim]))
     channels, positions, fold = x.shape[-1], x.size // x.shape[-1] // samples, 1
     while fold * channels < _NARROW and positions % (2 * fold) == 0:
         fold *= 2
@@ -57,7 +61,7 @@ def _memory(x, samples, last=None):
 def _empty(m: Memory):
     """(an array like x, without gaps and not set; the same as kernels see it)."""
     y = np.empty(m.shape, m.array.dtype)
-    return np.moveaxis(y, -1, 1) if m.last else y, y.reshape(m.array.shape)
+    return y.transpose(_CHANNELS_FIRST[y.ndim]) if m.last else y, y.reshape(m.array.shape)
 
 
 def _team(m):
@@ -154,21 +158,12 @@ def batch_norm(arrays, params, train):
     if params.training:
         stats, coefs = _moments(m, 1, 1, w, b, params.eps)
         if running_mean is not None:
-            _update(running_mean, running_var, stats[:, 0], x.size // channels, params.momentum)
+            n = x.size // channels
+            update_running[x.dtype.char](running_mean, running_var, stats, params.momentum, n / (n - 1))
     else:
-        stats, coefs = np.zeros((4, 1, channels), x.dtype), np.empty((3, 1, channels), x.dtype)
-        coefs[0], coefs[2] = running_mean, b
-        with np.errstate(all="ignore"):
-            np.divide(1, np.sqrt(running_var + x.dtype.type(params.eps)), out=stats[2, 0])
-            np.multiply(stats[2], w, out=coefs[1])
+        stats, coefs = np.empty((4, 1, channels), x.dtype), np.empty((3, 1, channels), x.dtype)
+        from_running[x.dtype.char](running_mean, running_var, w, b, params.eps, stats, coefs)
     return _normalise(m, coefs), Saved(m, w, stats, coefs) if train else None
-
-
-@np.errstate(all="ignore")
-def _update(mean, var, stats, n, momentum):
-    for running, new in ((mean, stats[0] + stats[1]), (var, stats[3] * (n / (n - 1)))):
-        running *= 1 - momentum
-        running += momentum * new
 
 
 def batch_norm_backward(grad, arrays, saved, params, needs):

@@ -125,6 +125,29 @@ def merge(pool, parts, segments, rows, positions, fold, wide, w, b, eps, stats, 
                   w.shape[0], eps, pointer(stats), pointer(coefs)))
 
 
+# ------------------------------------------------------------------------------------------------ running statistics
+@kernel("R1 R1 R1 R1 T W3 W3")
+def from_running(mean, var, w, b, eps, stats, coefs):
+    """stats and coefs as ``merge`` gives them, for statistics that are given."""
+    for c in range(mean.shape[0]):
+        stats[0, 0, c] = coefs[0, 0, c] = mean[c]
+        stats[1, 0, c] = 0
+        stats[3, 0, c] = var[c]
+        inverse = inverse_root(np.float64(var[c]), np.float64(eps))
+        stats[2, 0, c] = inverse
+        coefs[1, 0, c] = inverse * np.float64(w[c])
+        coefs[2, 0, c] = b[c]
+
+
+@kernel("W1 W1 R3 T T")
+def update_running(mean, var, stats, momentum, unbiased):
+    """running = (1 - momentum) * running + momentum * new, the new variance times ``unbiased``."""
+    old, new = 1.0 - np.float64(momentum), np.float64(momentum)
+    for c in range(mean.shape[0]):
+        mean[c] = old * np.float64(mean[c]) + new * (np.float64(stats[0, 0, c]) + np.float64(stats[1, 0, c]))
+        var[c] = old * np.float64(var[c]) + new * (np.float64(stats[3, 0, c]) * np.float64(unbiased))
+
+
 # ------------------------------------------------------------------------------------------------ merging gradients
 @inline
 def _merge_gradient_chunk(slot, unit, parts, plane, samples, segments, per_group, total, w, channels, stats, coefs, dw):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 
 from ...cpu import features, parallel
@@ -117,7 +119,7 @@ def split(x, order, axis):
     """(outer, n, inner): the sizes before, along and after an axis in the order of x's memory."""
     sizes = x.shape if order is None else [x.shape[i] for i in order]
     at = axis if order is None else order.index(axis)
-    return int(np.prod(sizes[:at])), sizes[at], int(np.prod(sizes[at + 1:]))
+    return prod(sizes[:at]), sizes[at], prod(sizes[at + 1:])
 
 
 def column_block(n, inner, itemsize):

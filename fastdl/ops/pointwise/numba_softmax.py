@@ -56,7 +56,12 @@ def row_sum_of_exp(x, n, top):
     """The sum of exp(x - top)."""
     V = lanes(x)
     m, total, i = splat(x, top), splat(x, 0.0), 0
-    while i + V <= n:
+    other = total
+    while i + 2 * V <= n:
+        total, other = total + exp_nonpositive(load(x, i) - m), other + exp_nonpositive(load(x, i + V) - m)
+        i += 2 * V
+    total = total + other
+    if i + V <= n:
         total = total + exp_nonpositive(load(x, i) - m)
         i += V
     if i < n:
@@ -71,8 +76,35 @@ def scalar_log(p, value):
 
 
 @inline
+def short_row(x, n):
+    """(z, z2, e, e2, sum) of a row of at most two vectors: its elements less the largest, their exponentials, 0 beyond the row, the
+    sum of those."""
+    V, none = lanes(x), splat(x, -math.inf)
+    a = select(first_lanes(x, n), load_n(x, 0, n), none)
+    b = select(first_lanes(x, n - V), load_n(x, V, n - V), none)
+    m = splat(x, hmax(larger(a, b)))
+    z, z2, zero = a - m, b - m, splat(x, 0.0)
+    e, e2 = select(first_lanes(x, n), exp_nonpositive(z), zero), select(first_lanes(x, n - V), exp_nonpositive(z2), zero)
+    return z, z2, e, e2, hsum(e + e2)
+
+
+@inline
+def store_short(y, n, a, b):
+    V = lanes(y)
+    store_n(y, 0, a, min(n, V))
+    if n > V:
+        store_n(y, V, b, n - V)
+
+
+@inline
 def _softmax_rows(slot, chunk, x, y, rows, n, share):
     V = lanes(x)
+    if n <= 2 * V:
+        for r in range(chunk * share, min(rows, (chunk + 1) * share)):
+            _, _, e, e2, total = short_row(offset(x, r * n), n)
+            factor = splat(x, 1.0) / splat(x, total)
+            store_short(offset(y, r * n), n, e * factor, e2 * factor)
+        return
     for r in range(chunk * share, min(rows, (chunk + 1) * share)):
         p, q = offset(x, r * n), offset(y, r * n)
         m, total, i = splat(x, row_maximum(p, n)), splat(x, 0.0), 0
@@ -96,10 +128,16 @@ def _softmax_rows(slot, chunk, x, y, rows, n, share):
 @inline
 def _log_softmax_rows(slot, chunk, x, y, rows, n, share):
     V = lanes(x)
+    if n <= 2 * V:
+        for r in range(chunk * share, min(rows, (chunk + 1) * share)):
+            z, z2, _, _, total = short_row(offset(x, r * n), n)
+            log_total = log(splat(x, total))
+            store_short(offset(y, r * n), n, z - log_total, z2 - log_total)
+        return
     for r in range(chunk * share, min(rows, (chunk + 1) * share)):
         p, q = offset(x, r * n), offset(y, r * n)
         top = row_maximum(p, n)
-        m, log_total, i = splat(x, top), splat(x, scalar_log(x, row_sum_of_exp(p, n, top))), 0
+        m, log_total, i = splat(x, top), log(splat(x, row_sum_of_exp(p, n, top))), 0
         while i + V <= n:
             store(q, i, (load(p, i) - m) - log_total)
             i += V
