@@ -9,9 +9,9 @@ from __future__ import annotations
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, register_jitable
+from numba.extending import intrinsic
 
-from .jit import inline
+from .jit import always_inline
 from .simd import bits, splat
 from .simd_core import Vector, _splat_value, llvm_type, vector_of
 from .simd_lanes import _integer_vector
@@ -74,13 +74,13 @@ def _unrolled():
     lines.append("    return c0, c1, c2, c3")
     made = {}
     exec("\n".join(lines), {"product": _wide_product, "splat": splat}, made)  # Numba does not unroll loops over constants
-    return register_jitable(made["rounds"])
+    return always_inline(made["rounds"])
 
 
 philox = _unrolled()
 
 
-@inline
+@always_inline
 def random_words(p, group, first, key_low, key_high, stream):
     """Four vectors of words: of element group * 64 + 16 k + first + lane in the k-th, each in a lane as wide as p's elements.
 
