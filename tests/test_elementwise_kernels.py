@@ -14,7 +14,7 @@ from fastdl.cpu.jit import assembly
 from fastdl.ops import philox
 from fastdl.ops.norm import numba_planes, numba_rows
 from fastdl.ops.numba_maps import CHUNK
-from fastdl.ops.pointwise import numba_dropout, numba_pointwise, numba_softmax
+from fastdl.ops.pointwise import numba_pointwise, numba_softmax
 
 LONG = 2 * CHUNK + 37
 
@@ -197,8 +197,8 @@ def test_threads_give_the_same_bits():
 
 # ------------------------------------------------------------------------------------------------ machine code
 @pytest.mark.parametrize("made", [numba_pointwise.gelu_gradient, numba_pointwise.softplus, numba_softmax.softmax_rows,
-                                  numba_softmax.log_softmax_columns, numba_dropout.drop, numba_rows.normalise_rows,
-                                  numba_planes.combine_planes], ids=lambda made: made.name.rpartition(".")[2])
+                                  numba_softmax.log_softmax_columns, numba_rows.normalise_rows, numba_planes.combine_planes],
+                         ids=lambda made: made.name.rpartition(".")[2])
 def test_inner_loops_are_vectors_without_calls(made):
     lines = assembly(made, "f").splitlines()
     labels = {m.group(1): i for i, line in enumerate(lines) if (m := re.match(r"(\.?L\w+):", line))}
