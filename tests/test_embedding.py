@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import fastdl
 import fastdl.functional as F
 
-BACKENDS = ["reference"]
+BACKENDS = ["reference", "numba"]
 SHAPES = [(), (1,), (7,), (3, 5), (2, 3, 4), (0,), (2, 0, 3)]
 
 

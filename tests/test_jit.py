@@ -17,9 +17,10 @@ from fastdl.cpu.simd import address, write
 USE = """
 import numpy as np
 from fastdl.cpu import jit
-from fastdl.ops.pointwise.numba_pointwise import activate
+from fastdl.ops.pointwise.numba_pointwise import ACTIVATE
+activate = ACTIVATE["relu"]
 y = np.full(5, np.nan, "f4")
-activate["f"](0, np.arange(-2, 3, dtype="f4"), y, 1, 0.0)
+activate["f"](0, np.arange(-2, 3, dtype="f4"), y, 0.0, 0.0)
 assert (y == [0, 0, 0, 1, 2]).all()
 print(jit._cache_key(), sum(activate.dispatchers["f"].stats.cache_hits.values()))
 """

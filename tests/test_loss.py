@@ -14,7 +14,7 @@ import fastdl
 import fastdl.functional as F
 
 pytestmark = pytest.mark.filterwarnings("ignore:reduction. 'mean' divides")  # torch's opinion of kl_div
-BACKENDS = ["reference"]
+BACKENDS = ["reference", "numba"]
 LAYOUTS = ["contiguous", "strided", "channels_last"]
 REDUCTIONS = ["none", "mean", "sum"]
 CLASS_SHAPES = [(4,), (1,), (5, 3), (1, 1), (3, 7, 2), (2, 5, 3, 4), (2, 3, 1, 2, 2), (0, 3), (0, 3, 2), (2, 3, 0)]

@@ -15,7 +15,7 @@ import fastdl
 import fastdl.functional as F
 from fastdl.ops.norm import reference
 
-BACKENDS = ["reference"]
+BACKENDS = ["reference", "numba"]
 LAYOUTS = ["contiguous", "strided", "channels_last"]
 SHAPES = [(4, 1), (5, 3), (1, 3, 2), (4, 6, 7), (3, 2, 1, 1), (2, 4, 5, 3), (1, 6, 2, 3, 4), (17, 4, 9, 9)]
 # With an eps that is small beside the variance of two or three values the gradient is all cancellation, in torch's

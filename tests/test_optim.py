@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import fastdl
 from fastdl import nn, optim
 
 SHAPES = [(3, 4), (7,), (1, 40000), ()]  # one longer than a block
@@ -183,3 +184,73 @@ def test_schedules(name, args):
     assert s.last_epoch == 12
     with pytest.raises(ValueError, match="got 1 groups, the optimiser has 2"):
         s.load_state_dict({"last_epoch": 1, "base_lrs": [1]})
+
+
+# ------------------------------------------------------------------------------------------------ compiled steps
+def after_steps(name, options, backend, dtype="f4", max_norm=None, clip=None):
+    rng = np.random.default_rng(5)
+    parameters = [nn.Parameter(np.asarray(rng.standard_normal(s)).astype(dtype)) for s in ((70, 700), (16384,), (3,), (16385,), (0, 4), ())]
+    optimizer = getattr(optim, name)(parameters, **options)
+    with fastdl.use_backend(backend):
+        for step in range(4):
+            for i, p in enumerate(parameters):
+                g = np.asarray(rng.standard_normal(p.shape)).astype(dtype)
+                p.grad = None if i == 2 and step == 1 else np.array(g, order="F") if step == 2 else g
+            if clip is not None:
+                optim.clip_grad_norm_(parameters, clip)
+            optimizer.step(**({} if max_norm is None else {"max_norm": max_norm}))
+    return [p.data for p in parameters] + [v for s in optimizer.state.values() for v in s.values() if isinstance(v, np.ndarray)]
+
+
+def assert_all_close(got, want, dtype="f4"):
+    assert len(got) == len(want)
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5 if dtype == "f4" else 1e-12, atol=1e-6 if dtype == "f4" else 1e-13)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("name,options", CASES)
+def test_compiled_steps_are_the_reference(name, options, dtype):
+    assert_all_close(after_steps(name, options, "numba", dtype), after_steps(name, options, "reference", dtype), dtype)
+
+
+@pytest.mark.parametrize("backend", ["numba", "reference"])
+@pytest.mark.parametrize("max_norm", [0.5, 1e6])
+@pytest.mark.parametrize("name,options", CASES[:2] + CASES[6:7])
+def test_max_norm_is_clipping_before_the_step(name, options, max_norm, backend):
+    folded, apart = (after_steps(name, options, backend, "f8", **how) for how in ({"max_norm": max_norm}, {"clip": max_norm}))
+    assert_all_close(folded, apart, "f8")
+
+
+def test_max_norm_leaves_gradients_alone():
+    p = nn.Parameter(np.ones(4))
+    p.grad = np.full(4, 3.0)
+    for backend in ("numba", "reference"):
+        with fastdl.use_backend(backend):
+            optim.SGD([p], lr=1.0).step(max_norm=1.0)
+        np.testing.assert_array_equal(p.grad, 3.0)
+    np.testing.assert_allclose(p.data, 0, atol=1e-6)
+    with pytest.raises(ValueError, match="step: max_norm is -1"):
+        optim.SGD([p]).step(max_norm=-1)
+
+
+def test_steps_have_the_same_bits_for_any_number_of_threads():
+    threads, found = fastdl.get_num_threads(), []
+    try:
+        for n in (1, 2, 3):
+            fastdl.set_num_threads(n)
+            found.append(after_steps("AdamW", {"lr": 0.05}, "numba", max_norm=0.7))
+    finally:
+        fastdl.set_num_threads(threads)
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_prepared_weights_are_dropped_by_a_step():
+    """A packed weight's panels must not outlive the values they were made from."""
+    layer, x = nn.Linear(64, 64, rng=np.random.default_rng(0)), np.random.default_rng(1).standard_normal((64, 64)).astype("f4")
+    layer(x)
+    layer.weight.grad = np.ones(layer.weight.shape, "f4")
+    optim.SGD(layer.parameters(), lr=0.5).step()
+    np.testing.assert_allclose(layer(x), x @ layer.weight.data.T + layer.bias.data, rtol=1e-3, atol=1e-3)

@@ -194,7 +194,7 @@ def _cache_key() -> str:
     """One hash for everything that decides what the machine code is."""
     digest = hashlib.sha256()
     package = Path(__file__).resolve().parents[1]
-    for folder in ("cpu", "ops"):
+    for folder in ("cpu", "ops", "optim"):
         for path in sorted((package / folder).rglob("*.py")):
             digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes() + b"\0")
     facts = (numba.__version__, llvmlite.__version__, sys.version, platform.machine(), features.cpu_name(),
@@ -331,11 +331,13 @@ def warmup(report=None) -> int:
     report: called as ``report(done, total, name)`` before each and once at the end.
     """
     global _quiet
-    import fastdl.functional  # noqa: F401 - fills the table of operators
+    import fastdl.functional
     from fastdl.op import _backends, operators
 
     for room in sorted({op.room for op in operators.values()}):
         _backends["numba"].kernels(room)
+    import fastdl.optim.numba_backend  # noqa: F401 - the steps of optimisers, which are no operators
+
     work = [(k, char) for k in kernels for char in k.dtypes]
     with _compiling:
         _quiet = True

@@ -136,6 +136,16 @@ def write(typingctx, p, i, value):
 
 
 @intrinsic
+def number(typingctx, p, value):
+    """A number converted to p's element type."""
+
+    def codegen(context, builder, signature, args):
+        return context.cast(builder, args[1], signature.args[1], p.dtype)
+
+    return p.dtype(p, value), codegen
+
+
+@intrinsic
 def lanes(typingctx, p):
     """How many elements of p's type a vector holds: a constant."""
     count = vector_of(p.dtype).lanes

@@ -55,6 +55,17 @@ hmax.__doc__ = "The largest lane; NaN where there is one."
 
 
 @intrinsic
+def first_lanes(typingctx, p, n):
+    """The mask of the first n lanes of a vector of p's element type."""
+    vector = vector_of(p.dtype)
+
+    def codegen(context, builder, signature, args):
+        return _first_lanes(builder, vector.lanes, args[1])
+
+    return Vector(types.boolean, vector.lanes)(p, types.intp), codegen
+
+
+@intrinsic
 def any_lane(typingctx, mask):
     """Whether any lane of a mask is true."""
 

@@ -7,6 +7,7 @@ MULTIPLY_ADDS = 1 << 18  # of a product, a convolution, a recurrent layer
 STEP_MULTIPLY_ADDS = 1 << 15  # of one step of a recurrent layer, whose threads meet after each
 GATES = 1 << 14  # of a recurrent cell
 ELEMENTS = 1 << 15  # of an operator that does arithmetic on each element by itself
+FUNCTIONS = 1 << 13  # and of one that takes a dozen instructions for each: exponentials, random bits, normalisation
 POOLED = 1 << 16  # elements of the input of a pooling layer
 MOVED = 1 << 14  # elements of a convolution's weight to be rearranged
 RECURRENT_MOVED = 1 << 16  # and of a recurrent layer's

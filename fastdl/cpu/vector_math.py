@@ -10,15 +10,20 @@ reference of 80 bits or more; infinities, NaN and subnormal results are as in th
     tanh       1.6       1.6       Moshier's Cephes near 0, else 1 - 2 / (exp(2 |x|) + 1)
     sigmoid    2.6       2.6       e / (1 + e) or 1 / (1 + e) with e = exp(-|x|): neither overflows nor cancels
     erf        1.6       2.6       a polynomial near 0, else 1 - exp(-polynomial); float64: Cody's rationals (1969)
+    expm1      2.0       2.0       exp's reduction and polynomial, without its 1 where 2^n is 1
+    log1p      2.0       2.0       log(1 + v) and the rounding of the sum, to first order
+    normal     v^2 / 2 + 7  6.0    exp(-v^2 / 2) times a polynomial in 1 / (|v| + k); float64: the square's rounding made good
+    exp_nonpositive  1.5  1.5      exp's reduction by one addition that rounds; what would be subnormal is 0
 
 Sources: W. J. Cody and W. Waite, "Software Manual for the Elementary Functions" (1980); S. L. Moshier, Cephes; P. T. P. Tang,
-ACM TOMS 16 (1990), with the coefficients of FreeBSD's msun; W. J. Cody, Math. Comp. 23 (1969). The polynomials of float32
-erf were fitted at Chebyshev points.
+ACM TOMS 16 (1990), with the coefficients of FreeBSD's msun; W. J. Cody, Math. Comp. 23 (1969); M. Shepherd and J. Laframboise,
+Math. Comp. 36 (1981), for the normal distribution's variable. Polynomials without a source were fitted at Chebyshev points.
 """
 
 from __future__ import annotations
 
-from numba.extending import overload, register_jitable
+from llvmlite import ir
+from numba.extending import intrinsic, overload, register_jitable
 
 from .jit import inline
 from .simd import (
@@ -217,3 +222,115 @@ def _erf64(v):
 
 
 erf = _by_width("erf", "The error function of each lane.", _erf32, _erf64)
+
+# ------------------------------------------------------------------------------------------------ exp of what is not positive
+_exp_rest_32 = _polynomial("p", [0.00139337534, 0.00836324878, 0.041666463, 0.166665763, 0.5])  # of (exp(r) - 1 - r) / r^2
+_exp_rest_64 = _polynomial("p", [2.5105337938760716e-08, 2.7620231608750013e-07, 2.7557255109098465e-06, 2.4801520994318236e-05,
+                                 0.00019841269875050602, 0.0013888888917408333, 0.0083333333333260699, 0.04166666666662374,
+                                 0.16666666666666671, 0.50000000000000011])
+
+
+@intrinsic
+def _lowest_bits_as_power(typingctx, v):
+    """2.0 ** (k - bias) for lanes whose bits end in the integer k: it becomes the exponent field. k = 0 makes 0.0."""
+    mantissa = 23 if v.scalar.bitwidth == 32 else 52
+
+    def codegen(context, builder, signature, args):
+        wide = ir.VectorType(ir.IntType(v.scalar.bitwidth), v.lanes)
+        shifted = builder.shl(builder.bitcast(args[0], wide), ir.Constant(wide, [mantissa] * v.lanes))
+        return builder.bitcast(shifted, args[0].type)
+
+    return v(v), codegen
+
+
+@inline
+def _exp_between_32(x):
+    """For x from -88.0296, where it is 0, to 0."""
+    v = x
+    m = fma(x, splat(v, 1.4426950408889634), splat(v, 12583039.0))  # 1.5 * 2^23 + 127: the sum's last bits are n + 127
+    n = m - splat(v, 12583039.0)
+    r = fma(n, splat(v, 2.12194440e-4), fma(n, splat(v, -0.693359375), x))
+    return fma(r * r, _exp_rest_32(r), r + splat(v, 1.0)) * _lowest_bits_as_power(m)
+
+
+def _exp_nonpositive32(v):
+    return _exp_between_32(larger(v, splat(v, -88.0296)))
+
+
+def _exp_nonpositive64(v):
+    x = larger(v, splat(v, -709.0895))
+    m = fma(x, splat(v, 1.4426950408889634074), splat(v, 6755399441056767.0))  # 1.5 * 2^52 + 1023
+    n = m - splat(v, 6755399441056767.0)
+    r = fma(n, splat(v, -1.42860682030941723212e-6), fma(n, splat(v, -6.93145751953125e-1), x))
+    return fma(r * r, _exp_rest_64(r), r + splat(v, 1.0)) * _lowest_bits_as_power(m)
+
+
+exp_nonpositive = _by_width("exp_nonpositive", "e ** v for lanes that are not above 0, half the work of exp; 0 where that is subnormal.",
+                            _exp_nonpositive32, _exp_nonpositive64)
+
+
+# ------------------------------------------------------------------------------------------------ expm1, log1p
+def _expm1_32(v):
+    x = smaller(larger(v, splat(v, -18.0)), splat(v, 89.0))  # beyond: -1 and infinity
+    n = rint(x * splat(v, 1.4426950408889634))
+    r = fma(n, splat(v, 2.12194440e-4), fma(n, splat(v, -0.693359375), x))
+    return _expm1_end(v, n, fma(r * r, _exp_rest_32(r), r))
+
+
+def _expm1_64(v):
+    x = smaller(larger(v, splat(v, -38.0)), splat(v, 710.0))
+    n = rint(x * splat(v, 1.4426950408889634074))
+    r = fma(n, splat(v, -1.42860682030941723212e-6), fma(n, splat(v, -6.93145751953125e-1), x))
+    return _expm1_end(v, n, fma(r * r, _exp_rest_64(r), r))
+
+
+@inline
+def _expm1_end(v, n, p):
+    """2^n (p + 1) - 1 by half of 2^n, which is finite; a -0 stays."""
+    one = splat(v, 1.0)
+    half = power_of_two(to_integer(select(n == n, n - one, one)))
+    y = fma(half, p, half - splat(v, 0.5))
+    return select(n == splat(v, 0.0), select(v == splat(v, 0.0), v, p), y + y)
+
+
+expm1 = _by_width("expm1", "e ** v - 1 for each lane, without the loss of digits near 0.", _expm1_32, _expm1_64)
+
+
+@inline
+def log1p(v):
+    """log(1 + v) for each lane, without the loss of digits near 0: the rounding of 1 + v is made good."""
+    one = splat(v, 1.0)
+    u = one + v
+    lost = (v - (u - one)) / u
+    y = log(u)
+    return select(absolute(v) < splat(v, 1e20), y + select(u > splat(v, 0.0), lost, splat(v, 0.0)), y)
+
+
+# ------------------------------------------------------------------------------------------------ the normal distribution
+_normal_tail_32 = _polynomial("p", [1892.35437, -1882.81641, 440.278381, 12.9051199, 34.654953, 12.8316002, 4.48867607, 1.39630723,
+                                    0.398942232])  # in 1 / (|v| + 3.5)
+_normal_tail_64 = _polynomial("p", [-7.8544310803637903e-11, 5.0593039194876075e-11, 9.2750669168804772e-10, -5.0272356225876032e-10,
+                                    -6.7416853795318532e-09, 3.5844555585211561e-09, 4.334765933948027e-08, -3.3110286668422943e-08,
+                                    -2.7688787426137775e-07, 3.9779382724408777e-07, 1.6680852698232284e-06, -4.9761783745378384e-06,
+                                    -5.9375588326501269e-06, 5.448988347585067e-05, -7.9786942774903079e-05, -0.00029933767389362813,
+                                    0.0020795066803234218, -0.0069118638708741799, 0.016502036617019517, -0.031353315667121719,
+                                    0.049530561596998049, -0.066538250289005757, 0.076919304975006292])
+
+
+def _normal32(v):
+    a, one = smaller(absolute(v), splat(v, 13.265)), splat(v, 1.0)  # exp and the tail are 0 from there on
+    e, w = _exp_between_32(splat(v, -0.5) * a * a), one / (a + splat(v, 3.5))
+    tail = e * (w * _normal_tail_32(w))
+    return select(v < splat(v, 0.0), tail, one - tail), e
+
+
+def _normal64(v):
+    a, one, minus_half = smaller(absolute(v), splat(v, 39.0)), splat(v, 1.0), splat(v, -0.5)
+    square = a * a
+    e, w = exp_nonpositive(minus_half * square), splat(v, 10.0) / (a + splat(v, 5.0))
+    e = fma(e, minus_half * fma(a, a, -square), e)  # what the square's rounding lost
+    tail = e * (w * _normal_tail_64(one - w))
+    return select(v < splat(v, 0.0), tail, one - tail), e
+
+
+normal = _by_width("normal", "(the normal distribution function, exp(-v * v / 2)) of each lane; one exp serves both.", _normal32, _normal64)

@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import check
 from ..nn import Parameter
+from .gradients import clip_scale, gradients_norm, scale_gradients
 
 
 def clip_grad_norm_(parameters, max_norm, norm_type=2.0, error_if_nonfinite=False) -> float:
@@ -19,18 +20,11 @@ def clip_grad_norm_(parameters, max_norm, norm_type=2.0, error_if_nonfinite=Fals
     max_norm = check.number("clip_grad_norm_", "max_norm", max_norm, 0)
     p = check.number("clip_grad_norm_", "norm_type", norm_type)
     gradients = _gradients(parameters)
-    if p == math.inf:
-        norm = max((float(np.max(np.abs(g), initial=0)) for g in gradients), default=0.0)
-    elif p == 2:
-        norm = math.sqrt(sum(float(np.dot(flat, flat)) for flat in (g.reshape(-1) for g in gradients)))
-    else:
-        norm = sum(float(np.sum(np.abs(g) ** p)) for g in gradients) ** (1 / p)
+    norm = gradients_norm(gradients, p)
     if error_if_nonfinite and not math.isfinite(norm):
         raise ValueError(f"clip_grad_norm_: the gradients' norm is {norm}")
-    scale = max_norm / (norm + 1e-6)
-    if not scale >= 1:  # a NaN goes through, as in torch
-        for g in gradients:
-            g *= scale
+    if (scale := clip_scale(norm, max_norm)) != 1:
+        scale_gradients(gradients, scale)
     return norm
 
 

@@ -1,11 +1,12 @@
 """Optimisers: torch.optim's names and update rules, in place on numpy arrays.
 
-An update is a chain of elementwise steps. It runs over blocks that stay in a core's cache, with scratch space for one
-block: a pass over a parameter reads and writes main memory once, not once a step.
+A step of SGD, Adam or AdamW is one compiled pass over all parameters of a group (numba_backend.py). Where Numba cannot be had, or the
+reference backend was asked for, it is numpy's chain of elementwise operations, over blocks that stay in a core's cache.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from .. import check
 from ..nn import Parameter
 from ..nn.module import as_array
+from .gradients import clip_scale, compiled, gradients_norm
 
 _BLOCK = 1 << 15  # elements: six float32 arrays of 128 KB fit a 1 MB second-level cache, and Python's share of the time is small
 
@@ -62,21 +64,50 @@ class Optimizer:
             for p in group["params"]:
                 p.grad = None
 
-    def step(self) -> None:
-        """Update every parameter that has a gradient."""
-        number = -1
+    def step(self, max_norm: float | None = None) -> None:
+        """Update every parameter that has a gradient.
+
+        max_norm: step as if ``clip_grad_norm_`` had first scaled the gradients of this optimiser's parameters to at most that
+        norm; they are left as they are, and the scale costs no pass over memory.
+
+        Raises ValueError where a gradient's shape is not its parameter's, or max_norm is negative.
+        """
+        number, groups = -1, []
         for group in self.param_groups:
+            members = []
             for p in group["params"]:
                 number += 1
                 if p.grad is None or not p.requires_grad:
                     continue
                 if p.grad.shape != p.shape:
                     raise ValueError(f"{type(self).__name__}: a gradient has shape {p.grad.shape}, its parameter {p.shape}")
+                members.append((number, p))
+            groups.append(members)
+        scale = 1.0
+        if max_norm is not None:
+            max_norm = check.number("step", "max_norm", max_norm, 0)
+            scale = clip_scale(gradients_norm([p.grad for members in groups for _, p in members]), max_norm)
+        for group, members in zip(self.param_groups, groups, strict=True):
+            found = []
+            for number, p in members:
                 state = self.state.get(number)
                 if state is None:
                     state = self.state[number] = self.new_state(p, group)
                 state["step"] += 1
+                found.append((p, state))
+            if found:
+                self.update_all(group, found, scale)
+
+    def update_all(self, group, members, scale) -> None:
+        """One step of each (parameter, state) of a group, the gradients times scale."""
+        for p, state in members:
+            grad = p.grad
+            try:
+                if scale != 1:
+                    p.grad = grad * grad.dtype.type(scale)
                 self.update(group, p, state)
+            finally:
+                p.grad = grad
 
     def new_state(self, p, group) -> dict:
         return {"step": 0, **{name: np.zeros(p.shape, p.dtype) for name in self.required_buffers(group)}}
@@ -84,6 +115,19 @@ class Optimizer:
     def update(self, group, p, state) -> None:
         """One parameter's step."""
         raise TypeError(f"{type(self).__name__} defines no update")
+
+    @staticmethod
+    def in_one_pass(kernel, members, names, *rest):
+        """Call ``kernel[dtype](pool, chunks, like, table, owner, *rest(the members))`` for the members of each dtype."""
+        for char in sorted({p.dtype.char for p, _ in members}):
+            some = [(p, state) for p, state in members if p.dtype.char == char and p.size]
+            if not some:
+                continue
+            with contextlib.ExitStack() as edits:
+                rows = [(edits.enter_context(p.edit()), np.ascontiguousarray(p.grad, dtype=p.dtype), *(state[name] for name in names))
+                        for p, state in some]
+                pool, chunks, table, owner = compiled().layout(rows)
+                kernel[char](pool, chunks, np.empty(0, char), table, owner, *(r(some) if callable(r) else r for r in rest))
 
     def blocks(self, p, state, *names):
         """Flat views, a block at a time, of data, grad and each named buffer, and two scratch arrays."""
@@ -171,6 +215,21 @@ class SGD(Optimizer):
     def required_buffers(self, group):
         return ()  # the momentum starts as the first gradient, not as zeros
 
+    def update_all(self, group, members, scale):
+        kernels = compiled()
+        if kernels is None:
+            return super().update_all(group, members, scale)
+        momentum = group["momentum"]
+        by_age = {True: [], False: []}
+        for p, state in members:
+            first = bool(momentum) and "momentum_buffer" not in state
+            if first:
+                state["momentum_buffer"] = np.empty(p.shape, p.dtype)
+            by_age[first].append((p, state))
+        for first, some in by_age.items():
+            self.in_one_pass(kernels.sgd, some, ["momentum_buffer"] if momentum else [], group["lr"], momentum, 1 - group["dampening"],
+                             group["weight_decay"], scale, bool(momentum), bool(group["nesterov"]), first)
+
     def update(self, group, p, state):
         lr, momentum, decay = group["lr"], group["momentum"], group["weight_decay"]
         first = momentum and "momentum_buffer" not in state
@@ -226,6 +285,19 @@ class Adam(Optimizer):
 
     def required_buffers(self, group):
         return self.buffers if group["amsgrad"] else self.buffers[:2]
+
+    def update_all(self, group, members, scale):
+        kernels = compiled()
+        if kernels is None:
+            return super().update_all(group, members, scale)
+        lr, (beta1, beta2), decay = group["lr"], group["betas"], group["weight_decay"]
+
+        def rates(some):
+            steps = [state["step"] for _, state in some]
+            return np.array([(lr / (1 - beta1**n), 1 / math.sqrt(1 - beta2**n)) for n in steps], some[0][0].dtype)
+
+        self.in_one_pass(kernels.adam, members, self.required_buffers(group), rates, 1 - beta1, beta2, 1 - beta2, group["eps"],
+                         0.0 if self.decoupled else decay, 1 - lr * decay if self.decoupled else 1.0, scale, bool(group["amsgrad"]))
 
     def update(self, group, p, state):
         lr, (beta1, beta2), eps, decay = group["lr"], group["betas"], group["eps"], group["weight_decay"]

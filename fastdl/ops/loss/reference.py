@@ -155,7 +155,7 @@ def _signed(dx, needs):
     return dx if needs[0] else None, -dx if needs[1] else None
 
 
-_LEAST = float(np.float32(1e-12))  # torch's divisor, a float32 constant in float64 too
+LEAST = float(np.float32(1e-12))  # torch's divisor, a float32 constant in float64 too
 
 
 @np.errstate(all="ignore")
@@ -172,7 +172,7 @@ def binary_cross_entropy(arrays, params, train):
 def binary_cross_entropy_backward(grad, arrays, saved, params, needs):
     x, target, weight = arrays
     factor = _weighted(_spread(grad, x, params.reduction), weight)
-    dx = factor * ((x - target) / np.maximum((1 - x) * x, _LEAST)) if needs[0] else None
+    dx = factor * ((x - target) / np.maximum((1 - x) * x, LEAST)) if needs[0] else None
     dtarget = factor * (np.log1p(-x) - np.log(x)) if needs[1] else None
     return dx, dtarget, None
 
@@ -223,13 +223,13 @@ def kl_div(arrays, params, train):
         loss = np.exp(target) * (target - x)
     else:
         loss = np.where(target == 0, 0, target * np.log(target)) - target * x
-    return _reduce(loss, params.reduction, _kl_divisor(x, params)), None
+    return _reduce(loss, params.reduction, kl_divisor(x, params)), None
 
 
 @np.errstate(all="ignore")
 def kl_div_backward(grad, arrays, saved, params, needs):
     x, target = arrays
-    factor = grad if params.reduction in ("none", "sum") else grad / _kl_divisor(x, params)
+    factor = grad if params.reduction in ("none", "sum") else grad / kl_divisor(x, params)
     dx = dtarget = None
     p = np.exp(target) if params.log_target else target
     if needs[0]:
@@ -242,7 +242,7 @@ def kl_div_backward(grad, arrays, saved, params, needs):
     return dx, dtarget
 
 
-def _kl_divisor(x, params):
+def kl_divisor(x, params):
     return x.shape[0] if params.reduction == "batchmean" else x.size
 
 

@@ -170,9 +170,8 @@ def dropout(input, p=0.5, training=True, *, seed=None):
     input: any shape. p: a probability. training: whether to drop at all. seed: an integer from 0 to 2**64 - 1, or None
     for fresh entropy. Returns the same shape.
 
-    The random bits are those of Philox4x64-10 with key ``seed`` and a counter that starts at 1, as by
-    ``numpy.random.Philox(key=seed)``: element i takes the low (i even) or high (i odd) half of 64-bit word ``i // 2``,
-    and stays where it is at least ``p * 2**32``.
+    The random bits are those of Philox 4x32-10 with key ``seed``, drawn again in the backward pass: nothing is stored.
+    Element i takes word ``i // 16 % 4`` of the counter ``i // 64 * 16 + i % 16``, and stays where that is at least ``p * 2**32``.
 
     Raises TypeError (not float32 or float64, p not a number, seed not an integer) or ValueError (p not within 0 to 1,
     seed out of range).

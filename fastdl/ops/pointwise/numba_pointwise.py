@@ -1,49 +1,81 @@
-"""Activations and their gradients over an array as it lies in memory."""
+"""Activations and their gradients over arrays as they lie in memory, a kernel each.
+
+Those of ops/numba_activation.py, whose gradients come from their output as they do where they are fused, and those that
+are not fused: elu (its exp(x) - 1 keeps its digits here), gelu, softplus, whose gradients come from their input.
+"""
 
 from __future__ import annotations
 
-from ...cpu._pool import parallel_for
-from ...cpu.jit import inline, kernel
-from ...cpu.simd import lanes, load, load_n, offset, pointer, splat, store, store_n
-from ..numba_activation import apply_activation, apply_gradient
+from ...cpu.simd import absolute, fma, larger, select, smaller, splat
+from ...cpu.vector_math import exp, exp_nonpositive, expm1, log1p, normal, sigmoid
+from ..numba_activation import ELU, LEAKY_RELU, RELU, SIGMOID, TANH, apply_activation, apply_gradient
+from ..numba_maps import binary, unary
 
-CHUNK = 1 << 14  # elements: a share of L1 for each array
-
-
-@inline
-def _activate_chunk(slot, chunk, x, y, n, act, slope):
-    V = lanes(x)
-    source, target = offset(x, chunk * CHUNK), offset(y, chunk * CHUNK)
-    count, leak, i = min(CHUNK, n - chunk * CHUNK), splat(x, slope), 0
-    while i + V <= count:
-        store(target, i, apply_activation(load(source, i), act, leak))
-        i += V
-    if i < count:
-        store_n(target, i, apply_activation(load_n(source, i, count - i), act, leak), count - i)
+_CODES = {"relu": RELU, "leaky_relu": LEAKY_RELU, "elu": ELU, "sigmoid": SIGMOID, "tanh": TANH}
 
 
-@kernel("i R1 W1 i T")
-def activate(pool, x, y, act, slope):
-    """y = activation(x)."""
-    n = x.shape[0]
-    parallel_for(pool, _activate_chunk, (n + CHUNK - 1) // CHUNK, (pointer(x), pointer(y), n, act, slope))
+def _activation(name, code):
+    return unary(f"activate_{name}", lambda v, slope, b: apply_activation(v, code, slope))
 
 
-@inline
-def _gradient_chunk(slot, chunk, grad, source, dx, n, act, slope):
-    V = lanes(grad)
-    g, s, target = offset(grad, chunk * CHUNK), offset(source, chunk * CHUNK), offset(dx, chunk * CHUNK)
-    count, leak, i = min(CHUNK, n - chunk * CHUNK), splat(grad, slope), 0
-    while i + V <= count:
-        store(target, i, apply_gradient(load(g, i), load(s, i), act, leak))
-        i += V
-    if i < count:
-        m = count - i
-        store_n(target, i, apply_gradient(load_n(g, i, m), load_n(s, i, m), act, leak), m)
+def _gradient_from_output(name, code):
+    return binary(f"pull_back_{name}", lambda g, y, slope, b: apply_gradient(g, y, code, slope))
 
 
-@kernel("i R1 R1 W1 i T")
-def pull_back(pool, grad, source, dx, act, slope):
-    """dx = grad times the activation's derivative; source: its output."""
-    n = grad.shape[0]
-    parallel_for(pool, _gradient_chunk, (n + CHUNK - 1) // CHUNK, (pointer(grad), pointer(source), pointer(dx), n, act, slope))
+ACTIVATE = {name: _activation(name, code) for name, code in _CODES.items() if name != "elu"}
+PULL_BACK = {name: _gradient_from_output(name, code) for name, code in _CODES.items()}
+
+
+# ------------------------------------------------------------------------------------------------ elu
+def _elu(v, alpha, b):
+    zero = splat(v, 0.0)
+    return select(v > zero, v, alpha * expm1(smaller(v, zero)))
+
+
+def _elu_gradient(g, v, alpha, b):
+    zero = splat(v, 0.0)
+    return select(v <= zero, g * (alpha * exp(smaller(v, zero))), g)
+
+
+# ------------------------------------------------------------------------------------------------ gelu
+def _gelu(v, a, b):
+    return v * normal(v)[0]
+
+
+def _gelu_gradient(g, v, a, b):
+    distribution, e = normal(v)
+    return g * fma(v * splat(v, 0.3989422804014327), e, distribution)
+
+
+_ROOT, _CUBIC = 0.7978845608028654, 0.044715  # sqrt(2 / pi)
+
+
+def _gelu_tanh(v, a, b):
+    # 0.5 * (1 + tanh(u)) = sigmoid(2 u), which does not cancel where u is negative
+    return v * sigmoid(splat(v, 2 * _ROOT) * fma(splat(v, _CUBIC) * v * v, v, v))
+
+
+def _gelu_tanh_gradient(g, v, a, b):
+    one = splat(v, 1.0)
+    s = sigmoid(splat(v, 2 * _ROOT) * fma(splat(v, _CUBIC) * v * v, v, v))
+    t = smaller(absolute(v), splat(v, 100.0))  # beyond, s * (1 - s) is 0, and v * v would overflow
+    slope = splat(v, 2 * _ROOT) * fma(splat(v, 3 * _CUBIC) * t, t, one)
+    return g * fma(v * (s * (one - s)), slope, s)
+
+
+# ------------------------------------------------------------------------------------------------ softplus
+def _softplus(v, beta, threshold):
+    z = v * beta
+    y = (log1p(exp_nonpositive(-absolute(z))) + larger(z, splat(v, 0.0))) / beta
+    return select(z > threshold, v, y)
+
+
+def _softplus_gradient(g, v, beta, threshold):
+    z = v * beta
+    return select(z > threshold, g, g * sigmoid(z))
+
+
+elu, elu_gradient = unary("elu", _elu), binary("elu_gradient", _elu_gradient)
+gelu, gelu_gradient = unary("gelu", _gelu), binary("gelu_gradient", _gelu_gradient)
+gelu_tanh, gelu_tanh_gradient = unary("gelu_tanh", _gelu_tanh), binary("gelu_tanh_gradient", _gelu_tanh_gradient)
+softplus, softplus_gradient = unary("softplus", _softplus), binary("softplus_gradient", _softplus_gradient)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .. import philox
 from ..activation import Activation, activate, activation_gradient, sigmoid
 
 _FROM_OUTPUT = ("sigmoid", "tanh")  # their gradient comes from the output; the others' from the input, which costs nothing to keep
@@ -100,24 +101,14 @@ def dropout(arrays, params, train):
     (x,) = arrays
     if not params.training or params.p == 0:
         return x.copy("K"), None
-    keep = _keep(x.shape, params)
-    return _drop(x, keep, params), keep
+    factors = philox.factors(x.shape, params.p, params.seed, dtype=x.dtype)
+    return _times(x, factors), factors
 
 
 @np.errstate(all="ignore")
-def dropout_backward(grad, arrays, keep, params, needs):
-    return (grad.copy("K") if keep is None else _drop(grad, keep, params),)
+def dropout_backward(grad, arrays, factors, params, needs):
+    return (grad.copy("K") if factors is None else _times(grad, factors),)
 
 
-def _drop(x, keep, params):
-    y = np.multiply(x, keep, out=np.empty_like(x))  # empty_like: x's layout, whatever the mask's
-    y *= 0.0 if params.p == 1 else 1 / (1 - params.p)
-    return y
-
-
-def _keep(shape, params):
-    # raw words rather than a Generator's floats: numpy promises that a bit generator's stream stays as it is
-    n = int(np.prod(shape))
-    words = np.random.Philox(key=params.seed).random_raw((n + 1) // 2)
-    bits = words.astype("<u8", copy=False).view("<u4")[:n].reshape(shape)
-    return bits >= np.uint32(min(int(params.p * 2**32), 2**32 - 1))
+def _times(x, factors):
+    return np.multiply(x, factors, out=np.empty_like(x))  # empty_like: x's layout, whatever the factors'

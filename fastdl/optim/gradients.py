@@ -1,0 +1,58 @@
+"""Norms of gradients, and the kernels that serve where Numba does."""
+
+from __future__ import annotations
+
+import importlib
+import math
+
+import numpy as np
+
+from .. import op
+
+
+def compiled():
+    """The module of compiled kernels; None where Numba cannot be had or another backend was asked for."""
+    if op.current_backend() not in (None, "numba") or op._backends["numba"].missing:
+        return None
+    return importlib.import_module("fastdl.optim.numba_backend")
+
+
+def gradients_norm(gradients, p=2.0) -> float:
+    """The p-norm of all gradients together."""
+    if p == math.inf:
+        return max((float(np.max(np.abs(g), initial=0)) for g in gradients), default=0.0)
+    if p != 2:
+        return sum(float(np.sum(np.abs(g) ** p)) for g in gradients) ** (1 / p)
+    if compiled() is None:
+        return math.sqrt(sum(float(np.dot(flat, flat)) for flat in (g.reshape(-1) for g in gradients)))
+    total = 0.0
+    for char, some in _by_dtype(gradients):
+        rows = [(np.ascontiguousarray(g),) for g in some]  # a name keeps copies alive
+        pool, chunks, table, owner = compiled().layout(rows)
+        sums = np.empty(chunks, char)
+        compiled().squares[char](pool, chunks, np.empty(0, char), table, owner, sums)
+        total += float(sums.sum(dtype=np.float64))
+    return math.sqrt(total)
+
+
+def clip_scale(norm: float, max_norm: float) -> float:
+    """What gradients of that norm are multiplied by; a NaN goes through, as in torch."""
+    scale = max_norm / (norm + 1e-6)
+    return 1.0 if scale >= 1 else scale
+
+
+def scale_gradients(gradients, scale: float) -> None:
+    """Multiply every gradient in place."""
+    whole = [g for g in gradients if compiled() is not None and g.flags.c_contiguous and g.flags.writeable and g.dtype.char in "fd"]
+    taken = set(map(id, whole))
+    for g in gradients:
+        if id(g) not in taken:
+            g *= scale
+    for char, some in _by_dtype(whole):
+        pool, chunks, table, owner = compiled().layout([(g,) for g in some])
+        compiled().times[char](pool, chunks, np.empty(0, char), table, owner, scale)
+
+
+def _by_dtype(arrays):
+    for char in sorted({a.dtype.char for a in arrays if a.size}):
+        yield char, [a for a in arrays if a.size and a.dtype.char == char]
