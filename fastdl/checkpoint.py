@@ -65,7 +65,7 @@ class Checkpoint:
         tree = json.loads(arrays[_TREE].tobytes())
         self._compare(tree["settings"])
         if set(tree["parts"]) != set(parts):
-            raise CheckpointError(f"Checkpoint: {self.path} holds {', '.join(sorted(tree['parts']))}; asked for were {', '.join(sorted(parts))}")
+            raise CheckpointError(f"Checkpoint: {self.path} holds {', '.join(sorted(tree['parts']))}; the run has {', '.join(sorted(parts))}")
         for name, part in parts.items():
             try:
                 part.load_state_dict(_with_arrays(tree["parts"][name], arrays))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import sys
 import time
 
 import numpy as np
@@ -20,6 +19,7 @@ from . import check
 from .checkpoint import Checkpoint
 from .data import Batches
 from .optim import clip_grad_norm_
+from .progress import Progress
 from .vjp import vjp
 
 
@@ -96,7 +96,8 @@ def fit(model, data, *, loss, optimizer, epochs, validation=None, schedule=None,
     metric: a function (y, target) -> number; "auto" is the accuracy where targets are integers; None is nothing.
     penalty: a :class:`fastdl.optim.Penalty`, whose gradient joins the loss's; losses are reported without it.
     clip_norm: the largest norm the gradients may have together (``clip_grad_norm_``).
-    progress: show a bar with loss and accuracy (tqdm; lines on stderr where it is not installed).
+    progress: show a bar an epoch, or for "run" one bar for all of them, with loss and accuracy (tqdm; where it is not
+        installed, a line an epoch on stderr).
     history: an earlier run's, to be continued: ``epochs`` counts from its first, and so does ``set_epoch``.
     checkpoint: a :class:`fastdl.checkpoint.Checkpoint`, or a path for one. It is written after each epoch; one with
         ``resume`` first takes up what it finds: weights, optimizer, schedule, history, best weights and generator, so
@@ -122,33 +123,34 @@ def fit(model, data, *, loss, optimizer, epochs, validation=None, schedule=None,
         checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
         if found := checkpoint.restore(**parts):
             history = History(**found["history"])
-    for epoch in range(len(history), epochs):
-        if best.over:
-            break
-        start = time.perf_counter()
-        if hasattr(data, "set_epoch"):
-            data.set_epoch(epoch)
-        model.train()
-        with _Progress(progress, epoch, epochs, data) as bar:
+    with Progress(progress, epochs, len(history), data) as bar:
+        for epoch in range(len(history), epochs):
+            if best.over:
+                break
+            start = time.perf_counter()
+            if hasattr(data, "set_epoch"):
+                data.set_epoch(epoch)
+            model.train()
+            bar.begin(epoch)
             mean = _Mean()
             for batch, (*inputs, target) in enumerate(data):
                 value, y = _step(model, inputs, target, loss, loss_options or {}, optimizer, penalty, clip_norm, (epoch, batch))
                 mean.add(len(target), value, _measure(metric, y, target))
-                bar.batch(mean)
+                bar.batch(mean.loss, mean.metric)
             if not mean.rows:
                 raise ValueError(f"fit: data gave no batch in epoch {epoch}")
             val_loss, val_metric = (None, None)
             if validation is not None:
                 val_loss, val_metric = evaluate(model, validation, loss=loss, loss_options=loss_options, metric=metric)
-            bar.end(mean, val_loss, val_metric)
-        for name, value in (("loss", mean.loss), ("accuracy", mean.metric), ("val_loss", val_loss), ("val_accuracy", val_metric),
-                            ("lr", optimizer.param_groups[0]["lr"]), ("seconds", time.perf_counter() - start)):
-            getattr(history, name).append(value)
-        if schedule is not None:
-            schedule.step()
-        best.see(val_loss, epoch, history)
-        if checkpoint is not None:
-            checkpoint.save({"history": dataclasses.asdict(history)}, **parts)
+            bar.end(mean.loss, mean.metric, val_loss, val_metric)
+            for name, value in (("loss", mean.loss), ("accuracy", mean.metric), ("val_loss", val_loss), ("val_accuracy", val_metric),
+                                ("lr", optimizer.param_groups[0]["lr"]), ("seconds", time.perf_counter() - start)):
+                getattr(history, name).append(value)
+            if schedule is not None:
+                schedule.step()
+            best.see(val_loss, epoch, history)
+            if checkpoint is not None:
+                checkpoint.save({"history": dataclasses.asdict(history)}, **parts)
     best.put_back()
     model.eval()
     return history
@@ -251,46 +253,3 @@ class _Mean:
     @property
     def metric(self):
         return None if self._metric is None else self._metric / self.rows
-
-
-class _Progress:
-    """A bar an epoch by tqdm, or a line an epoch on stderr where tqdm is not installed, or nothing."""
-
-    def __init__(self, wanted, epoch, epochs, data):
-        self.title = f"epoch {epoch + 1}/{epochs}"
-        self.bar = self.file = None
-        if not wanted:
-            return
-        try:
-            from tqdm import tqdm
-        except ImportError:
-            self.file = sys.stderr
-        else:
-            self.bar = tqdm(total=len(data) if hasattr(data, "__len__") else None, desc=self.title, unit="batch")
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self.bar is not None:
-            self.bar.close()
-
-    def batch(self, mean):
-        if self.bar is not None:
-            self.bar.set_postfix(_shown(mean), refresh=False)
-            self.bar.update()
-
-    def end(self, mean, val_loss, val_metric):
-        shown = _shown(mean)
-        if val_loss is not None:
-            shown["val_loss"] = f"{val_loss:.4f}"
-        if val_metric is not None:
-            shown["val_accuracy"] = f"{val_metric:.4f}"
-        if self.bar is not None:
-            self.bar.set_postfix(shown)
-        elif self.file is not None:
-            print(self.title, ", ".join(f"{k}={v}" for k, v in shown.items()), file=self.file, flush=True)
-
-
-def _shown(mean):
-    return {"loss": f"{mean.loss:.4f}", **({} if mean.metric is None else {"accuracy": f"{mean.metric:.4f}"})}

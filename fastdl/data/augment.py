@@ -178,7 +178,7 @@ class MixUp:
     def __call__(self, rng, x, *rest):
         *others, labels = rest
         if labels.dtype.kind not in "iu" or labels.shape != (len(x),):
-            raise ValueError(f"MixUp: labels are {labels.dtype} of shape {labels.shape}; the rule is integers, one for each of {len(x)} rows")
+            raise ValueError(f"MixUp: labels are {labels.dtype}, shape {labels.shape}; the rule is integers, one for each row ({len(x)})")
         if labels.size and not 0 <= labels.min() <= labels.max() < self.classes:
             raise ValueError(f"MixUp: labels are from {labels.min()} to {labels.max()}; the rule is 0 to {self.classes - 1}")
         share = x.dtype.type(rng.beta(self.alpha, self.alpha) if self.alpha else 1.0)

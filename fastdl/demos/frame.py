@@ -103,7 +103,8 @@ def classify(output: Output, seeds, train) -> list[Reading]:
         output.weights(model, f"-seed{seed}")
         output.history(history, f"-seed{seed}")
         readings.append(Reading(seed, history, inputs, labels, predict(model, *inputs)))
-        print(f"seed {seed}: {readings[-1].accuracy:.1%} of {len(labels)} held out are read rightly, {sum(history.seconds):.0f} s", flush=True)
+        share, seconds = readings[-1].accuracy, sum(history.seconds)
+        print(f"seed {seed}: {share:.1%} of {len(labels)} held out are read rightly, {seconds:.0f} s", flush=True)
     if len(readings) > 1:
         print(f"mean of {len(readings)} seeds: {statistics.fmean(r.accuracy for r in readings):.2%}", flush=True)
     return readings

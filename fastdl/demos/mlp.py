@@ -38,8 +38,9 @@ def run(out=None, seeds=3, epochs=30, batch_size=50, lr=1e-3, resume=False) -> d
         x, x_test, y, y_test = train_test_split(images, labels, test_size=0.2, seed=seed, stratify=labels)
         model = build()
         optimizer = optim.AdamW(model.parameters(), lr=lr)
-        history = fit(model, Batches(x, y, batch_size=batch_size, seed=seed, transform=Shift(1)), loss=F.cross_entropy, optimizer=optimizer,
-                      epochs=epochs, validation=(x_test, y_test), schedule=optim.CosineAnnealingLR(optimizer, epochs), checkpoint=checkpoint)
+        data = Batches(x, y, batch_size=batch_size, seed=seed, transform=Shift(1))
+        history = fit(model, data, loss=F.cross_entropy, optimizer=optimizer, epochs=epochs, validation=(x_test, y_test),
+                      schedule=optim.CosineAnnealingLR(optimizer, epochs), checkpoint=checkpoint)
         return model, history, (x_test,), y_test
 
     readings = frame.classify(output, seeds, train)

@@ -73,7 +73,8 @@ def run(out=None, seeds=3, epochs=60, batch_size=27, lr=3e-3, resume=False) -> d
         optimizer = optim.AdamW(model.parameters(), lr=lr)
         data = Batches(*learn, batch_size=batch_size, seed=seed, transform=Compose(TimeWarp(0.3, lengths=True), Noise(0.3)))
         history = fit(model, data, loss=F.cross_entropy, loss_options={"label_smoothing": 0.1}, optimizer=optimizer, epochs=epochs,
-                      validation=tuple(test), schedule=optim.CosineAnnealingLR(optimizer, epochs), clip_norm=1.0, checkpoint=checkpoint)
+                      validation=tuple(test), schedule=optim.CosineAnnealingLR(optimizer, epochs), clip_norm=1.0, progress="run",
+                      checkpoint=checkpoint)
         return model, history, (test.x, test.lengths), test.labels
 
     readings = frame.classify(output, seeds, train)
