@@ -65,7 +65,8 @@ class Checkpoint:
         tree = json.loads(arrays[_TREE].tobytes())
         self._compare(tree["settings"])
         if set(tree["parts"]) != set(parts):
-            raise CheckpointError(f"Checkpoint: {self.path} holds {', '.join(sorted(tree['parts']))}; the run has {', '.join(sorted(parts))}")
+            names = [", ".join(sorted(each)) for each in (tree["parts"], parts)]
+            raise CheckpointError(f"Checkpoint: {self.path} holds {names[0]}; the run has {names[1]}")
         for name, part in parts.items():
             try:
                 part.load_state_dict(_with_arrays(tree["parts"][name], arrays))

@@ -30,47 +30,37 @@ from ..train import fit
 from . import cnn, frame, pictures
 
 NOISE, SIDE, SHOWN, JUDGED, SURE = 100, 56, 64, 200, 0.9
-_LEAKY = ("leaky_relu", 0.2)
 bce = F.binary_cross_entropy_with_logits
 
 
 def build_generator() -> nn.Sequential:
     """Noise (N, 100) -> images (N, 1, 56, 56) in 0..1."""
-    return he_weights(nn.Sequential(
-        nn.Linear(NOISE, 1024, activation=_LEAKY),
-        nn.Linear(1024, 7 * 7 * 256, activation=_LEAKY),
-        nn.Unflatten(1, (256, 7, 7)),
-        nn.ConvTranspose2d(256, 128, 5, stride=2, padding=2, output_padding=1, activation=_LEAKY),  # 14 x 14
-        nn.ConvTranspose2d(128, 64, 5, stride=2, padding=2, output_padding=1, activation=_LEAKY),  # 28 x 28
-        nn.ConvTranspose2d(64, 1, 5, stride=2, padding=2, output_padding=1, activation="sigmoid"),  # 56 x 56
+    up = {"stride": 2, "padding": 2, "output_padding": 1, "bias": False}  # twice the side; the batch-norm behind it has a bias
+    return small_weights(nn.Sequential(
+        nn.Linear(NOISE, 1024, bias=False), nn.BatchNorm1d(1024), nn.LeakyReLU(0.2),
+        nn.Linear(1024, 7 * 7 * 256, bias=False), nn.Unflatten(1, (256, 7, 7)), nn.BatchNorm2d(256), nn.LeakyReLU(0.2),
+        nn.ConvTranspose2d(256, 128, 5, **up), nn.BatchNorm2d(128), nn.LeakyReLU(0.2),  # 14 x 14
+        nn.ConvTranspose2d(128, 64, 5, **up), nn.BatchNorm2d(64), nn.LeakyReLU(0.2),  # 28 x 28
+        nn.ConvTranspose2d(64, 1, 5, **(up | {"bias": True})), nn.Sigmoid(),  # 56 x 56
     ))
 
 
 def build_discriminator() -> nn.Sequential:
     """Images (N, 1, 56, 56) -> logits (N, 1), above 0 for real."""
-    return he_weights(nn.Sequential(
-        nn.Conv2d(1, 64, 5, stride=2, padding=2, activation=_LEAKY),  # 28 x 28
-        nn.Conv2d(64, 128, 5, stride=2, padding=2, activation=_LEAKY),  # 14 x 14
-        nn.Conv2d(128, 256, 5, stride=2, padding=2, activation=_LEAKY),  # 7 x 7
-        nn.Flatten(),
-        nn.Dropout(0.3),
-        nn.Linear(7 * 7 * 256, 1),
+    return small_weights(nn.Sequential(
+        nn.Conv2d(1, 64, 5, stride=2, padding=2), nn.LeakyReLU(0.2),  # 28 x 28
+        nn.Conv2d(64, 128, 5, stride=2, padding=2), nn.LeakyReLU(0.2),  # 14 x 14
+        nn.Conv2d(128, 256, 5, stride=2, padding=2), nn.LeakyReLU(0.2),  # 7 x 7
+        nn.Flatten(), nn.Dropout(0.3), nn.Linear(7 * 7 * 256, 1),
     ))
 
 
-def he_weights(model):
-    """First weights that keep the size of what passes through leaky ReLUs, normal; biases 0.
-
-    A transposed convolution of stride s adds up a weight in s * s only. Source: K. He et al., "Delving deep into rectifiers" (2015).
-    """
+def small_weights(model):
+    """The paper's first weights: normal of deviation 0.02."""
     rng = init.generator()
-    for layer in model:
-        if getattr(layer, "weight", None) is None:
-            continue
-        shape = layer.weight.shape
-        fan_in = shape[0] * np.prod(shape[2:]) / np.prod(layer.stride) if isinstance(layer, nn.ConvTranspose2d) else np.prod(shape[1:])
-        layer.weight.data = rng.standard_normal(shape, dtype=np.float32) * np.float32(np.sqrt(2 / (1 + 0.2**2) / fan_in))
-        layer.bias.data = np.zeros(layer.bias.shape, np.float32)
+    for p in model.parameters():
+        if len(p.shape) > 1:
+            p.data = rng.standard_normal(p.shape, dtype=np.float32) * np.float32(0.02)
     return model
 
 
