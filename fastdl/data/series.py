@@ -29,7 +29,7 @@ def load_manual() -> str:
     """
     from pydoc_data.topics import topics
 
-    paragraphs = (paragraph for name in sorted(topics) for paragraph in topics[name].split("\n\n"))
-    text = "\n\n".join(dict.fromkeys(paragraphs))
+    text = "\n\n".join(topics[name] for name in sorted(topics))
     characters, counts = np.unique(np.array(list(text)), return_counts=True)
-    return text.translate({ord(c): None for c in characters[counts < 10]})
+    text = text.translate({ord(c): None for c in characters[counts < 10]})
+    return "\n\n".join(dict.fromkeys(text.split("\n\n")))

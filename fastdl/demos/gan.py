@@ -49,9 +49,9 @@ def build_discriminator() -> nn.Sequential:
     """Images (N, 1, 56, 56) -> logits (N, 1), above 0 for real."""
     return small_weights(nn.Sequential(
         nn.Conv2d(1, 64, 5, stride=2, padding=2), nn.LeakyReLU(0.2),  # 28 x 28
-        nn.Conv2d(64, 128, 5, stride=2, padding=2), nn.LeakyReLU(0.2),  # 14 x 14
-        nn.Conv2d(128, 256, 5, stride=2, padding=2), nn.LeakyReLU(0.2),  # 7 x 7
-        nn.Flatten(), nn.Dropout(0.3), nn.Linear(7 * 7 * 256, 1),
+        nn.Conv2d(64, 128, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(128), nn.LeakyReLU(0.2),  # 14 x 14
+        nn.Conv2d(128, 256, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(256), nn.LeakyReLU(0.2),  # 7 x 7
+        nn.Flatten(), nn.Linear(7 * 7 * 256, 1),
     ))
 
 
