@@ -12,7 +12,10 @@ RNG = np.random.default_rng
 IMAGES = RNG(0).random((6, 3, 12, 10), dtype=np.float32)
 LABELS = np.arange(6)
 SERIES = RNG(1).standard_normal((5, 9, 2)).astype("f4")
-ON_IMAGES = [Crop((8, 6)), Crop(12, padding=2), Shift(3), Flip(), Flip(1.0, -2), CutOut(4), Affine(20, 0.2, 2), Rotate(30), Scale(0.3), Elastic(1.0, 2)]
+ON_IMAGES = [
+    Crop((8, 6)), Crop(12, padding=2), Shift(3), Flip(), Flip(1.0, -2), CutOut(4),
+    Affine(20, 0.2, 2), Rotate(30), Scale(0.3), Elastic(1.0, 2),
+]
 
 
 @pytest.mark.parametrize("transform", [*ON_IMAGES, Noise(0.1)], ids=lambda t: type(t).__name__)

@@ -89,7 +89,8 @@ def test_values_and_nested_states_come_back(tmp_path):
 
     checkpoint = Checkpoint(tmp_path / "c", resume=True)
     checkpoint.save({"epoch": 3, "losses": [0.1, 0.2]}, part=Part())
-    assert checkpoint.restore(part=(part := Part())) == {"epoch": 3, "losses": [0.1, 0.2]}
+    part = Part()
+    assert checkpoint.restore(part=part) == {"epoch": 3, "losses": [0.1, 0.2]}
     np.testing.assert_array_equal(part.state["a"][0], np.arange(3))
     assert part.state["a"][1] == np.float32(0.1) and part.state["deep"] == {"x": [1, None, "text"]} and part.state["empty"] == {}
 

@@ -24,15 +24,17 @@ for row, length in zip(SPEECH, LENGTHS, strict=True):
 TEXT = RNG.integers(0, 11, (4, 21))
 YEARS = RNG.standard_normal((8, regress.WINDOW)).astype("f4")
 CE, TORCH_CE = F.cross_entropy, torch.nn.functional.cross_entropy
+MSE, TORCH_MSE = F.mse_loss, torch.nn.functional.mse_loss
+BCE, TORCH_BCE = F.binary_cross_entropy_with_logits, torch.nn.functional.binary_cross_entropy_with_logits
 
 CASES = {  # ours, torch's, inputs, target, the loss and torch's
     "mlp": (mlp.build, theirs.mlp, (IMAGES,), LABELS, CE, TORCH_CE),
     "cnn": (cnn.build, lambda: theirs.cnn(32, 64, 1024), (IMAGES,), LABELS, CE, TORCH_CE),
     "rnn": (lambda: rnn.Speaker(16), lambda: theirs.Speaker(16), (SPEECH, LENGTHS), LABELS, CE, TORCH_CE),
-    "charlm": (lambda: charlm.CharacterModel(11, 8, 16), lambda: theirs.CharacterModel(11, 8, 16), (TEXT[:, :-1],), TEXT[:, 1:], CE, TORCH_CE),
-    "regress": (regress.build, lambda: theirs.regress(regress.WINDOW), (YEARS,), YEARS[:, :1] * 2, F.mse_loss, torch.nn.functional.mse_loss),
-    "cluster": (cluster.Autoencoder, lambda: theirs.autoencoder(cluster.CODE), (IMAGES,), IMAGES, F.binary_cross_entropy_with_logits,
-                torch.nn.functional.binary_cross_entropy_with_logits),
+    "charlm": (lambda: charlm.CharacterModel(11, 8, 16), lambda: theirs.CharacterModel(11, 8, 16), (TEXT[:, :-1],), TEXT[:, 1:], CE,
+               TORCH_CE),
+    "regress": (regress.build, lambda: theirs.regress(regress.WINDOW), (YEARS,), YEARS[:, :1] * 2, MSE, TORCH_MSE),
+    "cluster": (cluster.Autoencoder, lambda: theirs.autoencoder(cluster.CODE), (IMAGES,), IMAGES, BCE, TORCH_BCE),
     "overfit": (lambda: overfit.build(0.5), lambda: theirs.cnn(16, 32, 128), (IMAGES,), LABELS, CE, TORCH_CE),
     "select": (lambda: select.STRUCTURES["CNN 8-16"]["build"](select.SHAPE, 10), theirs.select_cnn, (SMALL,), LABELS, CE, TORCH_CE),
 }
@@ -109,18 +111,18 @@ def test_both_halves_of_the_gan_are_trained_with_torchs_gradients():
     g_optimizer, d_optimizer = Recorder(g.parameters(), lr=0.01), Recorder(d.parameters(), lr=0.01)
     rng = np.random.default_rng(1)
     real = exact(gan.enlarge(IMAGES[:4]))
-    bce = torch.nn.functional.binary_cross_entropy_with_logits
     for _ in range(2):
         noise = rng.standard_normal((4, gan.NOISE))
         tg, td = theirs.take_weights(theirs.generator(gan.NOISE), g), theirs.take_weights(theirs.discriminator(), d)
         fake = tg(as_torch(noise))
-        d_loss = bce(td(as_torch(real)), torch.full((4, 1), 0.9, dtype=torch.float64)) + bce(td(fake.detach()), torch.zeros(4, 1).double())
+        d_loss = TORCH_BCE(td(as_torch(real)), torch.full((4, 1), 0.9, dtype=torch.float64))
+        d_loss = d_loss + TORCH_BCE(td(fake.detach()), torch.zeros(4, 1).double())
         d_loss.backward()
         with torch.no_grad():
             d_gradients = [p.grad.numpy().copy() for p in td.parameters()]
             for p in td.parameters():
                 p -= 0.01 * p.grad
-        g_loss = bce(td(fake), torch.ones(4, 1).double())  # by the discriminator as it is after its own step
+        g_loss = TORCH_BCE(td(fake), torch.ones(4, 1).double())  # by the discriminator as it is after its own step
         g_loss.backward()
         got = gan.step(g, d, g_optimizer, d_optimizer, real, noise)
         assert_close(np.array(got), [g_loss.item(), d_loss.item()], "sum", 100, what="losses")

@@ -202,7 +202,8 @@ def test_progress(capsys, monkeypatch):
 
 def test_one_bar_for_a_run(capsys):
     model, optimizer = small()
-    history = fit(model, Batches(X, Y, batch_size=16), loss=F.cross_entropy, optimizer=optimizer, epochs=3, progress="run", validation=(X, Y))
+    history = fit(model, Batches(X, Y, batch_size=16), loss=F.cross_entropy, optimizer=optimizer, epochs=3, progress="run",
+                  validation=(X, Y))
     err = capsys.readouterr().err
     assert "3/3" in err and "val_accuracy=" in err and err.count("100%") == 1
     fit(model, Batches(X, Y, batch_size=16), loss=F.cross_entropy, optimizer=optimizer, epochs=3, progress="run", history=history)
@@ -235,6 +236,7 @@ def test_history_of_something_else(text):
 
 
 def test_importing_is_light():
-    code = "import sys, fastdl.nn, fastdl.train, fastdl.demos.cnn; print({'numba', 'torch', 'tqdm', 'matplotlib', 'scipy', 'sklearn'} & set(sys.modules))"
+    code = ("import sys, fastdl.nn, fastdl.train, fastdl.demos.cnn, fastdl.demos.gan, fastdl.demos.select\n"
+            "print({'numba', 'torch', 'tqdm', 'matplotlib', 'scipy', 'sklearn'} & set(sys.modules))")
     folder = pathlib.Path(fastdl.__file__).parents[1]
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, check=True).stdout.strip() == "set()"

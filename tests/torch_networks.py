@@ -53,8 +53,8 @@ def autoencoder(code):
     up = {"stride": 2, "padding": 2, "output_padding": 1}
     return nn.Sequential(
         nn.Conv2d(1, 16, 5, stride=2, padding=2), nn.ReLU(), nn.Conv2d(16, 32, 5, stride=2, padding=2), nn.ReLU(), nn.Flatten(),
-        nn.Linear(1568, code), nn.Linear(code, 1568), nn.ReLU(), nn.Unflatten(1, (32, 7, 7)), nn.ConvTranspose2d(32, 16, 5, **up), nn.ReLU(),
-        nn.ConvTranspose2d(16, 1, 5, **up))
+        nn.Linear(1568, code), nn.Linear(code, 1568), nn.ReLU(), nn.Unflatten(1, (32, 7, 7)),
+        nn.ConvTranspose2d(32, 16, 5, **up), nn.ReLU(), nn.ConvTranspose2d(16, 1, 5, **up))
 
 
 def generator(noise):
@@ -62,7 +62,7 @@ def generator(noise):
     norm = lambda kind, n: [kind(n), nn.LeakyReLU(0.2)]
     return nn.Sequential(
         nn.Linear(noise, 1024, bias=False), *norm(nn.BatchNorm1d, 1024),
-        nn.Linear(1024, 12544, bias=False), nn.Unflatten(1, (256, 7, 7)), *norm(nn.BatchNorm2d, 256),
+        nn.Linear(1024, 12544, bias=False), *norm(nn.BatchNorm1d, 12544), nn.Unflatten(1, (256, 7, 7)),
         nn.ConvTranspose2d(256, 128, 5, **up, bias=False), *norm(nn.BatchNorm2d, 128),
         nn.ConvTranspose2d(128, 64, 5, **up, bias=False), *norm(nn.BatchNorm2d, 64),
         nn.ConvTranspose2d(64, 1, 5, **up), nn.Sigmoid())

@@ -53,7 +53,7 @@ class Passages:
     Each is (x, y) of (batch_size, steps), y being x one character on. What an epoch draws follows from (seed, epoch).
     """
 
-    def __init__(self, text, batch_size, steps=STEPS, seed=0):
+    def __init__(self, text, batch_size, steps, seed=0):
         if len(text) <= steps:
             raise ValueError(f"Passages: the text has {len(text)} characters; the rule is more than the {steps} of a passage")
         self.windows = np.lib.stride_tricks.sliding_window_view(text, steps + 1)
@@ -72,7 +72,7 @@ class Passages:
             yield batch[:, :-1], batch[:, 1:]
 
 
-def passages_in_order(text, batch_size, steps=4 * STEPS):
+def passages_in_order(text, batch_size, steps):
     """A text in passages side by side, to measure on."""
     n = (len(text) - 1) // steps
     return Batches(text[: n * steps].reshape(n, steps), text[1 : n * steps + 1].reshape(n, steps), batch_size=batch_size, shuffle=False)
@@ -110,9 +110,9 @@ def run(out=None, seed=0, epochs=30, batch_size=32, lr=3e-3, resume=False) -> di
     with nn.seeded(seed):
         model = CharacterModel(len(characters))
         optimizer = optim.AdamW(model.parameters(), lr=lr)
-        history = fit(model, Passages(learn, batch_size, seed=seed), loss=F.cross_entropy, optimizer=optimizer, epochs=epochs,
-                      validation=passages_in_order(test, batch_size), schedule=optim.CosineAnnealingLR(optimizer, epochs), clip_norm=1.0,
-                      checkpoint=output.checkpoint())
+        history = fit(model, Passages(learn, batch_size, STEPS, seed), loss=F.cross_entropy, optimizer=optimizer, epochs=epochs,
+                      validation=passages_in_order(test, batch_size, 4 * STEPS), schedule=optim.CosineAnnealingLR(optimizer, epochs),
+                      clip_norm=1.0, checkpoint=output.checkpoint())
     output.weights(model)
     output.history(history)
     written = sample(model, characters, "The ", 1500, seed)

@@ -58,7 +58,7 @@ def run(out=None, seeds=3, epochs=15, batch_size=64, lr=0.05, resume=False, comp
         return model, history, (x_test,), y_test
 
     readings = frame.classify(output, seeds, train)
-    path = output.picture(pictures.classifier(readings, range(10), pictures.gray, "digits"))
+    path = output.picture(pictures.classifier(readings, range(10), "digits"))
     from .step_times import step_times
 
     report = output.report(**frame.accuracies(readings), threads=get_num_threads(), step_ms=step_times(images, labels, batch_size, compare))

@@ -44,6 +44,6 @@ def run(out=None, seeds=3, epochs=30, batch_size=50, lr=1e-3, resume=False) -> d
         return model, history, (x_test,), y_test
 
     readings = frame.classify(output, seeds, train)
-    path = output.picture(pictures.classifier(readings, range(10), pictures.gray, "digits"))
+    path = output.picture(pictures.classifier(readings, range(10), "digits"))
     print(f"weights, histories and {path.name} are in {output.folder}")
     return output.report(**frame.accuracies(readings))

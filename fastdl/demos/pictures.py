@@ -15,10 +15,11 @@ def new_figure(width, height):
     return figure
 
 
-def classifier(readings, classes, show, noun):
+def classifier(readings, classes, noun, image=lambda x: x[0], **colors):
     """A figure of several seeds' readings: learning curves, the confusion matrix, and what was misread.
 
-    classes: their names. show(axes, *inputs) draws one input. noun: what the inputs are, in the plural.
+    classes: their names. noun: what the inputs are, in the plural. image(*inputs) is one input as a matrix, drawn in
+    ``colors`` (imshow's cmap, vmin, vmax; by default black on white from 0 to 1).
     """
     figure = new_figure(14, 9)
     top, bottom = figure.subfigures(2, 1, height_ratios=(5, 4))
@@ -29,7 +30,7 @@ def classifier(readings, classes, show, noun):
     share.set_title(f"{noun.capitalize()} read rightly")
     confusion(counts, np.concatenate([r.labels for r in readings]), np.concatenate([r.read for r in readings]), classes)
     wrong = [(inputs, true, got) for r in readings for *inputs, true, got in zip(*r.inputs, r.labels, r.read, strict=True) if true != got]
-    _misread(bottom, wrong, classes, show, noun)
+    _misread(bottom.subplots(), wrong, classes, noun, image, {"cmap": "gray_r", "vmin": 0, "vmax": 1} | colors)
     return figure
 
 
@@ -62,11 +63,6 @@ def confusion(axes, labels, read, classes) -> None:
     axes.set_yticklabels(classes)
 
 
-def gray(axes, image) -> None:
-    """A digit, (1, side, side), black on white."""
-    axes.imshow(image[0], cmap="gray_r", vmin=0, vmax=1)
-
-
 def image_grid(images, columns: int) -> np.ndarray:
     """Images (N, 1, side, side) in 0..1 side by side, as one uint8 array (rows * side, columns * side), black on white."""
     n, _, height, width = images.shape
@@ -77,11 +73,11 @@ def image_grid(images, columns: int) -> np.ndarray:
     return np.rint(255 * (1 - np.clip(sheet, 0, 1))).astype(np.uint8)
 
 
-def _misread(figure, wrong, classes, show, noun, rows=4, columns=20):
-    figure.suptitle(f"Misread {noun}: what it is \N{RIGHTWARDS ARROW} what the network read" if wrong else f"No {noun} were misread")
-    for axes, entry in zip(figure.subplots(rows, columns).flat, wrong + [None] * (rows * columns), strict=False):
-        axes.axis("off")
-        if entry is not None:
-            inputs, true, got = entry
-            show(axes, *inputs)
-            axes.set_title(f"{classes[true]} \N{RIGHTWARDS ARROW} {classes[got]}", fontsize=8, pad=2)
+def _misread(axes, wrong, classes, noun, image, colors, rows=4, columns=20):
+    axes.set_title(f"Misread {noun}: what it is \N{RIGHTWARDS ARROW} what the network read" if wrong else f"No {noun} were misread")
+    for i, (inputs, true, got) in enumerate(wrong[: rows * columns]):
+        top, left = divmod(i, columns)
+        axes.imshow(image(*inputs), extent=(left + 0.05, left + 0.95, -1.3 * top - 1, -1.3 * top), aspect="auto", **colors)
+        axes.text(left + 0.5, -1.3 * top + 0.04, f"{classes[true]} \N{RIGHTWARDS ARROW} {classes[got]}", ha="center", fontsize=8)
+    axes.set(xlim=(0, columns), ylim=(-1.3 * rows, 0.3))
+    axes.axis("off")

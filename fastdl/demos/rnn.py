@@ -78,10 +78,8 @@ def run(out=None, seeds=3, epochs=60, batch_size=27, lr=3e-3, resume=False) -> d
         return model, history, (test.x, test.lengths), test.labels
 
     readings = frame.classify(output, seeds, train)
-    path = output.picture(pictures.classifier(readings, range(1, 10), _show, "recordings"))
+    path = output.picture(pictures.classifier(readings, range(1, 10), "recordings", lambda x, length: x[:length].T,
+                                               cmap="coolwarm", vmin=-3, vmax=3))
     print(f"weights, histories and {path.name} are in {output.folder}")
     return output.report(**frame.accuracies(readings))
 
-
-def _show(axes, x, length):
-    axes.imshow(x[:length].T, cmap="coolwarm", vmin=-3, vmax=3, aspect="auto")
