@@ -90,6 +90,15 @@ def test_folds_in_parallel_are_the_folds_one_by_one(backend):
         np.testing.assert_array_equal(cross_val_score(model, X, Y, cv=cv), one_by_one)
 
 
+def test_folds_on_a_dask_cluster():
+    distributed = pytest.importorskip("distributed")  # not among the pinned packages
+    model, cv = quick(epochs=4, dropout=0.1), StratifiedKFold(3, shuffle=True, random_state=0)
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, distributed.Client(cluster):
+        with joblib.parallel_config("dask"):
+            got = cross_val_score(model, X, Y, cv=cv, n_jobs=-1)
+    np.testing.assert_array_equal(got, cross_val_score(model, X, Y, cv=cv))
+
+
 def test_it_can_be_pickled():
     model = quick(epochs=2).fit(X, Y)
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict_proba(X), model.predict_proba(X))
