@@ -28,7 +28,7 @@ def reference():
         yield
 
 
-@parametrize_with_checks([Classifier(epochs=60, lr=5e-3), Regressor(epochs=60, lr=5e-3)])
+@parametrize_with_checks([Classifier(), Regressor()])
 def test_the_rules_of_scikit_learn(estimator, check):
     check(estimator)
 

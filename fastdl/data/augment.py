@@ -184,8 +184,9 @@ class MixUp:
         share = x.dtype.type(rng.beta(self.alpha, self.alpha) if self.alpha else 1.0)
         order = rng.permutation(len(x))
         one_hot = np.eye(self.classes, dtype=x.dtype)[labels]
-        mix = lambda a: share * a + (1 - share) * a[order]
-        return mix(x), *others, mix(one_hot)
+        y = np.multiply(x, share, out=np.empty_like(x))
+        y += (1 - share) * x[order]
+        return y, *others, share * one_hot + (1 - share) * one_hot[order]
 
 
 # ------------------------------------------------------------------------------------------------ sequences
@@ -196,7 +197,11 @@ class Noise:
         self.std = check.number("Noise", "std", std, 0)
 
     def __call__(self, rng, x, *rest):
-        return x + x.dtype.type(self.std) * rng.standard_normal(x.shape, dtype=x.dtype), *rest
+        y = np.empty_like(x)
+        y[...] = rng.standard_normal(x.shape, dtype=x.dtype)
+        y *= x.dtype.type(self.std)
+        y += x
+        return y, *rest
 
 
 class TimeWarp:

@@ -68,13 +68,13 @@ def small_weights(model):
 @contextlib.contextmanager
 def frozen(model):
     """Within, pullbacks leave the model's gradients alone, and cost no time for them."""
-    parameters = list(model.parameters())
-    for p in parameters:
+    trained = [p for p in model.parameters() if p.requires_grad]
+    for p in trained:
         p.requires_grad = False
     try:
         yield
     finally:
-        for p in parameters:
+        for p in trained:
             p.requires_grad = True
 
 
