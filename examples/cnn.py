@@ -25,7 +25,7 @@ x, x_test, y, y_test = train_test_split(images[some], labels[some], test_size=0.
 print("images are (rows, channels, height, width):", x.shape)
 
 # %% [markdown]
-# A third of the demo's network. Each convolution keeps the size (`padding=2` for a window of 5), each pooling halves it: 28, 14, 7.
+# An eighth of the demo's weights. Each convolution keeps the size (`padding=2` for a window of 5), each pooling halves it: 28, 14, 7.
 
 
 # %%

@@ -39,7 +39,7 @@ class Remedy(NamedTuple):
 _AUGMENT = Compose(Affine(rotate=10, scale=0.1, shift=2), Elastic(0.7, 4))
 REMEDIES = {
     "none": Remedy(),
-    "L1 penalty": Remedy(l1=1e-4),
+    "L1 penalty": Remedy(l1=2e-5),
     "L2 penalty": Remedy(l2=3e-3),
     "weight decay": Remedy(weight_decay=0.3),
     "dropout": Remedy(dropout=0.5),
@@ -120,7 +120,7 @@ def _draw(histories, table):
         axes.grid(alpha=0.3)
     for axes in grid[len(histories):]:
         axes.axis("off")
-    grid[0].legend(fontsize=8)
+    grid[1].legend(fontsize=8)
     figure.supxlabel("epoch")
     figure.supylabel("cross-entropy")
     return figure
