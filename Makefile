@@ -1,15 +1,16 @@
 # make test    a virtual environment, the package with its test tools, ruff, pytest
-# make demo    a virtual environment, the package, the CNN demo
+# make demo    a virtual environment, the package, a demo (DEMO=cnn; fastdl demo --help names them all)
 # make bench   a virtual environment, the package with its peers, the benchmarks
 # make clean   remove what these made, the virtual environment too
 #
 # A Python of 3.11 or newer is looked for: PYTHON=/path/to/python names one. An existing .venv is used as it is.
-# Options: make test PYTEST_ARGS="-x tests/test_conv.py", make demo DEMO_ARGS="--epochs 2", make bench BENCH_ARGS="conv"
+# Options: make test PYTEST_ARGS="-x tests/test_conv.py", make demo DEMO=rnn DEMO_ARGS="--seeds 1", make bench BENCH_ARGS="conv"
 
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?=
 PYTEST_ARGS ?= -n auto
+DEMO ?= cnn
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 SOURCES := pyproject.toml constraints.txt setup.py $(wildcard csrc/*)
@@ -22,7 +23,7 @@ test: $(VENV)/.installed-test-dev
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 demo: $(VENV)/.installed-demo
-	$(BIN)/fastdl demo cnn $(DEMO_ARGS)
+	$(BIN)/fastdl demo $(DEMO) $(DEMO_ARGS)
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m bench $(BENCH_ARGS)

@@ -13,6 +13,7 @@ import time
 
 import fastdl
 from fastdl import op
+from fastdl.demos import DEMOS
 
 
 class Failure(Exception):
@@ -26,8 +27,8 @@ def main(argv=None) -> int:
         arguments.run(arguments)
         sys.stdout.flush()
         return 0
-    except KeyboardInterrupt:
-        print("\nfastdl: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"\nfastdl: interrupted{interrupt}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `fastdl info | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -50,23 +51,38 @@ def _parser():
 
     demo = commands.add_parser("demo", help="train a small network and show what it learnt")
     demos = demo.add_subparsers(title="demos", metavar="DEMO", required=True)
-    cnn = demos.add_parser("cnn", help="a convolutional network that reads handwritten digits")
-    cnn.add_argument("--seeds", type=_count, metavar="N", help="train N times, from N different starts (default: 3)")
-    cnn.add_argument("--epochs", type=_count, metavar="N", help="passes over the training images (default: 15)")
-    cnn.add_argument("--batch-size", type=_count, metavar="N", help="images in a training step (default: 64)")
-    cnn.add_argument("--out", metavar="DIR", help="where the weights, the histories and the picture go (default: out/cnn)")
-    cnn.set_defaults(run=_demo, demo="cnn", options=("seeds", "epochs", "batch_size", "out"))
+    for name, (what, options) in DEMOS.items():
+        one = demos.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
+        for option, default in options.items():
+            kind, meaning = _DEMO_OPTIONS[option]
+            one.add_argument(f"--{option.replace('_', '-')}", type=kind, metavar="N", help=f"{meaning} (default: {default})")
+        one.add_argument("--out", metavar="DIR", help=f"where weights, history and pictures go (default: out/{name})")
+        one.add_argument("--resume", action="store_true", default=None, help="go on where an interrupted run in DIR stopped")
+        one.set_defaults(run=_demo, demo=name, options=(*options, "out", "resume"))
     return parser
 
 
-def _count(text):
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
-    return number
+def _whole(minimum):
+    def read(text):
+        try:
+            number = int(text)
+        except ValueError:
+            number = minimum - 1
+        if number < minimum:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {minimum} on")
+        return number
+
+    return read
+
+
+_DEMO_OPTIONS = {  # how it is read, what it means
+    "seeds": (_whole(1), "train N times, from N different starts"),
+    "seed": (_whole(0), "what the run's random numbers start from"),
+    "epochs": (_whole(1), "passes over the training data"),
+    "batch_size": (_whole(1), "rows in a training step"),
+    "folds": (_whole(2), "parts of the data, each of which is held out once"),
+    "jobs": (_whole(1), "trainings at once; -1 stands for as many as there are cores"),
+}
 
 
 # ------------------------------------------------------------------------------------------------ info
@@ -171,3 +187,11 @@ def _demo(arguments):
         if error.name.partition(".")[0] == "fastdl":
             raise
         raise Failure(f"the demo needs {error.name}, which is not installed: pip install 'fastdl[demo]'") from None
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("; the same command with --resume goes on from the last whole epoch") from None
+    except ValueError as error:
+        from fastdl.checkpoint import CheckpointError
+
+        if not isinstance(error, CheckpointError):
+            raise
+        raise Failure(error) from None

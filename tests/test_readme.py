@@ -20,7 +20,14 @@ def test_the_simd_example():
 
 
 def test_links():
-    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "examples" / "README.md", *(ROOT / "docs").glob("*.md")]:
         text = re.sub(r"```.*?```|`[^`]*`", "", document.read_text(), flags=re.DOTALL)
         for target in re.findall(r"\]\((?!http)([^)#]+)", text):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_the_demos_examples(tmp_path):
+    code = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "demos.md").read_text(), flags=re.DOTALL))
+    assert code.count("import") >= 7
+    scores = python(f"import os; os.chdir({str(tmp_path)!r})\n{code}", FASTDL_BACKEND="reference").stdout
+    assert all(float(score) > 0.85 for score in re.findall(r"\d\.\d+", scores)) and (tmp_path / "run.safetensors").exists()

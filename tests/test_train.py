@@ -110,6 +110,63 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change():
         np.testing.assert_array_equal(p.data, b)
 
 
+def test_bad_data_are_named():
+    for inputs, target, what in (((X, X.copy()), Y, "input 1"), ((X,), X[:, :1].copy(), "target")):
+        (inputs[1] if len(inputs) > 1 else target)[20, 0] = np.nan
+        model = Pair() if len(inputs) > 1 else nn.Linear(4, 1)
+        with pytest.raises(FloatingPointError, match=f"batch 1 .* {what} holds NaN or infinity, first in row 4 of the batch"):
+            fit(model, Batches(*inputs, target, batch_size=16, shuffle=False), loss=F.cross_entropy if len(inputs) > 1 else F.mse_loss,
+                optimizer=optim.SGD(model.parameters()), epochs=1, progress=False)
+    model, optimizer = small(lr=1e20)
+    with np.errstate(all="ignore"), pytest.raises(FloatingPointError, match="The data are finite: try a lower learning rate"):
+        quiet(model, Batches(X * 1e20, Y, batch_size=16), optimizer=optimizer, epochs=9)
+
+
+class Pair(nn.Module):
+    """A model of two inputs."""
+
+    def __init__(self):
+        self.layer = nn.Linear(4, 2)
+
+    def forward(self, a, b):
+        return self.layer(a + b)
+
+    def vjp(self, a, b):
+        return self.layer.vjp(a + b)
+
+
+def test_a_batch_of_one_row_with_batch_norm():
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
+    optimizer = optim.SGD(model.parameters())
+    with pytest.raises(ValueError, match=r"fit: batch 4 of epoch 0 has one row: batch_norm: .* Batches\(..., drop_last=True\) leaves"):
+        quiet(model, Batches(np.concatenate([X, X[:1]]), np.append(Y, 0), batch_size=16), optimizer=optimizer, epochs=1)
+    quiet(model, Batches(X, Y, batch_size=16), optimizer=optimizer, epochs=1)
+
+
+@pytest.mark.parametrize("label", [2, -1])
+def test_labels_out_of_range(label):
+    model, optimizer = small()
+    with pytest.raises(ValueError, match=f"cross_entropy: target contains {label}, input has 2 classes"):
+        quiet(model, Batches(X, np.where(np.arange(64) == 50, label, Y), batch_size=16), optimizer=optimizer, epochs=1)
+
+
+def test_penalty_and_label_smoothing_take_part():
+    norms = []
+    for options in ({}, {"penalty": 0.1}, {"loss_options": {"label_smoothing": 0.3}}):
+        nn.manual_seed(0)
+        model, optimizer = small()
+        if "penalty" in options:
+            options = {"penalty": optim.Penalty(model.parameters(), l2=0.1)}
+        quiet(model, Batches(X, Y, batch_size=16), optimizer=optimizer, epochs=10, **options)
+        norms.append(sum(float(np.square(p.data).sum()) for p in model.parameters()))
+    assert norms[1] < norms[0] / 2 and norms[2] < norms[0]
+
+
+def test_accuracy_of_mixed_labels():
+    y = np.array([[1, 0], [0, 1], [1, 0]], "f4")
+    assert accuracy(y, np.array([[0.7, 0.3], [0.6, 0.4], [0.9, 0.1]], "f4")) == accuracy(y, np.array([0, 0, 0])) == pytest.approx(2 / 3)
+
+
 def test_regression_schedule_and_clipping():
     model = nn.Linear(4, 1)
     optimizer = optim.SGD(model.parameters(), lr=0.2)
@@ -143,9 +200,20 @@ def test_progress(capsys, monkeypatch):
     assert not capsys.readouterr().err
 
 
+def test_one_bar_for_a_run(capsys):
+    model, optimizer = small()
+    history = fit(model, Batches(X, Y, batch_size=16), loss=F.cross_entropy, optimizer=optimizer, epochs=3, progress="run",
+                  validation=(X, Y))
+    err = capsys.readouterr().err
+    assert "3/3" in err and "val_accuracy=" in err and err.count("100%") == 1
+    fit(model, Batches(X, Y, batch_size=16), loss=F.cross_entropy, optimizer=optimizer, epochs=3, progress="run", history=history)
+    assert not capsys.readouterr().err  # nothing left to do
+
+
 @pytest.mark.parametrize("options,error,message", [
     ({"epochs": -1}, ValueError, "fit: epochs is -1"),
     ({"patience": 2}, ValueError, "fit: patience is 2, validation is None"),
+    ({"progress": "much"}, ValueError, "fit: progress is 'much'; the rule is True, False or \"run\""),
     ({"patience": 0, "validation": (X, Y)}, ValueError, "fit: patience is 0"),
     ({"data": iter([(X, Y)])}, TypeError, "fit: data is an iterator"),
     ({"data": (X, Y)}, TypeError, "fit: data is a tuple of arrays"),
@@ -168,6 +236,7 @@ def test_history_of_something_else(text):
 
 
 def test_importing_is_light():
-    code = "import sys, fastdl.nn, fastdl.train, fastdl.demos.cnn; print({'numba', 'torch', 'tqdm', 'matplotlib'} & set(sys.modules))"
+    code = ("import sys, fastdl.nn, fastdl.train, fastdl.demos.cnn, fastdl.demos.gan, fastdl.demos.select\n"
+            "print({'numba', 'torch', 'tqdm', 'matplotlib', 'scipy', 'sklearn'} & set(sys.modules))")
     folder = pathlib.Path(fastdl.__file__).parents[1]
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, check=True).stdout.strip() == "set()"

@@ -17,7 +17,7 @@ from .activation import ELU, GELU, Dropout, LeakyReLU, LogSoftmax, ReLU, Sigmoid
 from .container import Sequential
 from .conv import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from .fusion import fusion
-from .init import manual_seed
+from .init import get_rng_state, manual_seed, seeded, set_rng_state
 from .linear import Embedding, Flatten, Identity, Linear, Unflatten
 from .module import IncompatibleKeys, Module, OperatorLayer, Parameter
 from .norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm, LayerNorm
@@ -47,5 +47,6 @@ __all__ = [
     "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d", "Dropout", "Embedding", "Flatten",
     "GRUCell", "GroupNorm", "Identity", "IncompatibleKeys", "LPPool1d", "LPPool2d", "LPPool3d", "LSTMCell", "LayerNorm",
     "LeakyReLU", "Linear", "LogSoftmax", "MaxPool1d", "MaxPool2d", "MaxPool3d", "Module", "OperatorLayer", "Parameter",
-    "RNNCell", "ReLU", "Sequential", "Sigmoid", "Softmax", "Softplus", "Tanh", "Unflatten", "fusion", "load", "manual_seed", "save",
+    "RNNCell", "ReLU", "Sequential", "Sigmoid", "Softmax", "Softplus", "Tanh", "Unflatten", "fusion", "get_rng_state", "load",
+    "manual_seed", "save", "seeded", "set_rng_state",
 ]

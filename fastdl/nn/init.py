@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import math
 
 import numpy as np
@@ -10,6 +12,7 @@ from .. import check
 from .module import Parameter
 
 _generator = np.random.default_rng()
+_scoped = contextvars.ContextVar("fastdl_generator", default=None)  # what seeded() has put in its place, in this thread alone
 
 
 def manual_seed(seed: int) -> None:
@@ -21,10 +24,36 @@ def manual_seed(seed: int) -> None:
     _generator = np.random.default_rng(check.integer("manual_seed", "seed", seed, 0))
 
 
+@contextlib.contextmanager
+def seeded(seed: int):
+    """Within, layers draw from a generator of this seed, in this thread alone: ``with nn.seeded(0): model = build()``.
+
+    So models may be built and trained in several threads at once, each as if it were alone.
+    """
+    token = _scoped.set(np.random.default_rng(check.integer("seeded", "seed", seed, 0)))
+    try:
+        yield
+    finally:
+        _scoped.reset(token)
+
+
+def get_rng_state() -> dict:
+    """The state of the generator that layers draw from here and now, as plain integers and strings."""
+    return generator().bit_generator.state
+
+
+def set_rng_state(state: dict) -> None:
+    """Go on from what ``get_rng_state`` gave. Raises ValueError where it is something else."""
+    try:
+        generator().bit_generator.state = state
+    except (TypeError, ValueError, KeyError) as error:
+        raise ValueError(f"set_rng_state: state is not what get_rng_state gave: {error}") from error
+
+
 def generator(rng=None) -> np.random.Generator:
     """``rng`` where it is a numpy Generator, a new one where it is a seed, the library's own where it is None."""
     if rng is None:
-        return _generator
+        return _scoped.get() or _generator
     if isinstance(rng, np.random.Generator):
         return rng
     return np.random.default_rng(check.integer("layer", "rng", rng, 0))
@@ -59,4 +88,4 @@ def fan_in_uniform(weight_shape, bias_size: int | None, dtype, rng) -> tuple[Par
 
 def draw_seed() -> int:
     """A seed for one call's random numbers, from the library's generator."""
-    return int(_generator.integers(2**63 - 1))
+    return int(generator().integers(2**63 - 1))
