@@ -35,7 +35,8 @@ def far_apart(t, distance):
     if DEVICE == "cuda":
         wide = torch.empty(size, dtype=t.dtype, device=DEVICE)
     else:
-        memory = mmap.mmap(-1, size * t.element_size(), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000))
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
+        memory = mmap.mmap(-1, size * t.element_size(), flags=flags)
         wide = torch.frombuffer(memory, dtype=t.dtype)
     view = wide.as_strided(t.shape, (distance, 1))
     view.copy_(t)
