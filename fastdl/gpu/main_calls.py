@@ -29,11 +29,37 @@ def _both(y):
     torch.autograd.backward(outputs, [torch.empty_like(t) for t in outputs])
 
 
+def _rnn(op, hidden, dtype, batch=64, states=1, gates=1, directions=1, train=True):
+    """A sequence of few steps: their number is no constant of a kernel."""
+    hx = tuple(_t(directions, batch, hidden, dtype=dtype) for _ in range(states))
+    params = [_t(*s, dtype=dtype, grad=train) for s in ((gates * hidden, 64), (gates * hidden, hidden), (gates * hidden,),
+                                                        (gates * hidden,)) * directions]
+    return lambda: _both(op(_t(2, batch, 64, dtype=dtype), hx if states > 1 else hx[0], params, bidirectional=directions == 2)[:1])
+
+
 CALLS = {
     "matmul bf16": lambda: _both(F.matmul(_t(8192, 8192), _t(8192, 8192))),
     "matmul f32": lambda: F.matmul(_t(4096, 4096, dtype=SINGLE), _t(4096, 4096, dtype=SINGLE)),
     "matmul f16, batched": lambda: F.matmul(_t(64, 1024, 128, dtype=HALF), _t(64, 128, 1024, dtype=HALF)),
     "linear bf16, bias, gelu": lambda: _both(F.linear(_t(4096, 4096), _t(4096, 4096), _t(4096), activation="gelu")),
+    "conv 3x3 bf16": lambda: _both(F.conv2d(_last(32, 256, 28, 28), _last(256, 256, 3, 3), _t(256), padding=1, activation="relu")),
+    "conv 3x3 f16, stride 2": lambda: _both(F.conv2d(_last(32, 256, 56, 56, dtype=HALF), _last(512, 256, 3, 3, dtype=HALF), stride=2,
+                                                     padding=1)),
+    "conv 1x1 bf16": lambda: _both(F.conv2d(_last(32, 256, 56, 56), _last(64, 256, 1, 1))),
+    "conv 7x7 bf16, 3 channels": lambda: F.conv2d(_last(32, 3, 224, 224), _last(64, 3, 7, 7), stride=2, padding=3),
+    "conv 3x3 f32, planar": lambda: F.conv2d(_t(32, 128, 28, 28, dtype=SINGLE), _t(128, 128, 3, 3, dtype=SINGLE), padding=1),
+    "conv 3x3 bf16, depthwise": lambda: _both(F.conv2d(_last(32, 256, 56, 56), _t(256, 1, 3, 3), padding=1, groups=256)),
+    "conv_transpose 5x5 bf16, stride 2": lambda: F.conv_transpose2d(_last(32, 256, 14, 14), _last(256, 128, 5, 5), stride=2, padding=2,
+                                                                    output_padding=1),
+    "max_pool 3x3 bf16, channels-last": lambda: _both(F.max_pool2d(_last(32, 64, 112, 112), 3, 2, 1)),
+    "max_pool 2x2 f16, planar": lambda: _both(F.max_pool2d(_t(32, 64, 112, 112, dtype=HALF), 2)),
+    "avg_pool 2x2 bf16, channels-last": lambda: _both(F.avg_pool2d(_last(32, 64, 112, 112), 2)),
+    "global average bf16, planar": lambda: _both(F.adaptive_avg_pool2d(_t(32, 2048, 7, 7), 1)),
+    "lstm bf16, hidden 128": lambda: _rnn(F.lstm, 128, BFLOAT, states=2, gates=4, directions=2)(),
+    "gru f16, hidden 128": lambda: _rnn(F.gru, 128, HALF, gates=3)(),
+    "rnn_tanh f32, hidden 128": lambda: _rnn(F.rnn_tanh, 128, SINGLE)(),
+    "lstm f16, hidden 512": lambda: _rnn(F.lstm, 512, HALF, states=2, gates=4)(),
+    "gru bf16, hidden 1024": lambda: _rnn(F.gru, 1024, BFLOAT, gates=3)(),
     "softmax bf16": lambda: _both(F.softmax(_t(8192, 8192), 1)),
     "log_softmax bf16, 128k classes": lambda: _both(F.log_softmax(_t(1024, 131072), 1)),
     "softmax f16, channels": lambda: _both(F.softmax(_t(16, 21, 512, 512, dtype=HALF), 1)),
@@ -49,4 +75,5 @@ CALLS = {
 }
 
 # those whose time is that of matrix products
-MATRIX = {"matmul bf16", "matmul f16, batched", "linear bf16, bias, gelu"}
+MATRIX = {"conv 3x3 bf16", "conv 3x3 f16, stride 2", "conv 1x1 bf16", "conv_transpose 5x5 bf16, stride 2",
+          "matmul bf16", "matmul f16, batched", "linear bf16, bias, gelu"}

@@ -13,19 +13,19 @@ SMALL = dict(BM=16, BN=16, BK=16, num_warps=4, num_stages=1)
 
 # name: (dimensions, transposed, input, weight, options)
 CASES = {
-    "3x3": (2, 0, (2, 20, 7, 9), (17, 20, 3, 3), {"padding": 1}),
+    "3x3": (2, 0, (2, 20, 5, 7), (17, 20, 3, 3), {"padding": 1}),
     "1x1": (2, 0, (2, 20, 5, 4), (9, 20, 1, 1), {}),
     "1x1, stride 2": (2, 0, (2, 20, 5, 4), (9, 20, 1, 1), {"stride": 2}),
     "stride 2": (2, 0, (2, 17, 8, 7), (6, 17, 3, 3), {"stride": 2, "padding": 1}),
     "few channels": (2, 0, (2, 3, 9, 8), (5, 3, 5, 5), {"stride": 2, "padding": 2}),
     "dilated": (2, 0, (1, 18, 9, 8), (4, 18, 3, 2), {"dilation": (2, 3), "padding": (2, 1)}),
-    "stride 3, dilation 2": (2, 0, (1, 16, 11, 10), (3, 16, 3, 3), {"stride": 3, "dilation": 2, "padding": 2}),
-    "stride and dilation share a factor": (2, 0, (1, 16, 11, 10), (3, 16, 3, 3), {"stride": 4, "dilation": 2, "padding": 1}),
+    "stride 3, dilation 2": (2, 0, (1, 17, 11, 10), (3, 17, 3, 3), {"stride": 3, "dilation": 2, "padding": 2}),
+    "stride and dilation share a factor": (2, 0, (1, 17, 11, 10), (3, 17, 3, 3), {"stride": 4, "dilation": 2, "padding": 1}),
     "groups": (2, 0, (2, 36, 5, 6), (8, 18, 3, 3), {"groups": 2, "padding": 1}),
     "depthwise": (2, 0, (2, 11, 6, 7), (11, 1, 3, 3), {"groups": 11, "padding": 1, "stride": 2}),
     "depthwise, two each": (2, 0, (2, 5, 6, 7), (10, 1, 3, 2), {"groups": 5}),
     "1d": (1, 0, (2, 18, 12), (7, 18, 3), {"padding": 1, "stride": 2}),
-    "3d": (3, 0, (1, 16, 4, 5, 4), (5, 16, 2, 3, 3), {"padding": (0, 1, 1), "stride": (1, 2, 1)}),
+    "3d": (3, 0, (1, 17, 4, 5, 4), (5, 17, 2, 3, 3), {"padding": (0, 1, 1), "stride": (1, 2, 1)}),
     "no batch entries": (2, 0, (0, 4, 5, 5), (3, 4, 3, 3), {}),
     "transposed": (2, 1, (2, 18, 4, 5), (18, 7, 3, 3), {"padding": 1}),
     "transposed, stride 2": (2, 1, (2, 18, 4, 3), (18, 5, 5, 5), {"stride": 2, "padding": 2, "output_padding": 1}),
@@ -35,7 +35,7 @@ CASES = {
     "transposed, depthwise": (2, 1, (2, 6, 4, 3), (6, 2, 3, 3), {"groups": 6, "stride": 2}),
     "transposed, one each": (2, 1, (2, 6, 4, 3), (6, 1, 3, 3), {"groups": 6, "padding": 1}),
     "transposed, 1d": (1, 1, (2, 18, 7), (18, 6, 4), {"stride": 2, "padding": 1}),
-    "transposed, 3d": (3, 1, (1, 16, 2, 3, 3), (16, 3, 3, 3, 2), {"stride": 2, "padding": 1}),
+    "transposed, 3d": (3, 1, (1, 17, 2, 3, 3), (17, 3, 3, 3, 2), {"stride": 2, "padding": 1}),
 }
 
 
@@ -49,7 +49,8 @@ def run(name, dtype=torch.float32, layout="contiguous", **more):
     ours, theirs = operators(ndim, transposed)
     outputs = w[1] * options.get("groups", 1) if transposed else w[0]
     n = torch.Size(w[1:]).numel()
-    return check(ours, theirs, [randn(*x), randn(*w), randn(outputs)], {**options, **more}, torch_options=options, n=n, dtype=dtype, layout=layout)
+    arrays = [randn(*x), randn(*w), randn(outputs)]
+    return check(ours, theirs, arrays, {**options, **more}, torch_options=options, n=n, dtype=dtype, layout=layout)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
@@ -79,14 +80,17 @@ def test_fused_activation(name, activation):
     ours, theirs = operators(ndim, transposed)
     act, *slope = activation if isinstance(activation, tuple) else (activation,)
     outputs = w[1] * options.get("groups", 1) if transposed else w[0]
-    check(ours, lambda x, w, b: getattr(TF, act)(theirs(x, w, b, **options), *slope), [randn(*x), randn(*w), randn(outputs)],
-          {**options, "activation": activation}, torch_options={}, kind="transcendental", n=torch.Size(w[1:]).numel(), layout="channels_last")
+    arrays = [randn(*x), randn(*w), randn(outputs)]
+    check(ours, lambda x, w, b: getattr(TF, act)(theirs(x, w, b, **options), *slope), arrays, {**options, "activation": activation},
+          torch_options={}, kind="transcendental", n=torch.Size(w[1:]).numel(), layout="channels_last")
 
 
 def test_same_padding():
     x, w = randn(1, 17, 7, 6), randn(4, 17, 3, 2)
-    check(lambda x, w: F.conv2d(x, w, padding="same", stride=2), lambda x, w: TF.conv2d(TF.pad(x, (0, 0, 1, 1)), w, stride=2), [x, w], n=17 * 6)
-    check(lambda x, w: F.conv2d(x, w, padding=((2, 0), (1, 3))), lambda x, w: TF.conv2d(TF.pad(x, (1, 3, 2, 0)), w), [x, w], n=17 * 6)
+    check(lambda x, w: F.conv2d(x, w, padding="same", stride=2), lambda x, w: TF.conv2d(TF.pad(x, (0, 0, 1, 1)), w, stride=2), [x, w],
+          n=17 * 6)
+    check(lambda x, w: F.conv2d(x, w, padding=((2, 0), (1, 3))), lambda x, w: TF.conv2d(TF.pad(x, (1, 3, 2, 0)), w), [x, w],
+          n=17 * 6)
 
 
 @pytest.mark.parametrize("splits", [1, 4])

@@ -135,6 +135,12 @@ class Axis(NamedTuple):
     tap_first: int
     tap_step: int
 
+    def within(self, size):
+        """Whether no tap of any cell leaves an input of ``size`` cells."""
+        reach = (self.taps - 1) * self.in_step
+        last = (self.cells - 1) * self.in_stride + self.in_first
+        return self.in_first + min(0, reach) >= 0 and last + max(0, reach) < size
+
 
 def convolution_axes(params, kernel) -> list[tuple[Axis, Axis, Axis]]:
     """A convolution: one sum in each dimension."""
@@ -195,8 +201,7 @@ def run(x, w, out_size, axes, groups, *, reduce_over, bias=None, activation=None
         splits = max(1, cdiv(steps, chunk or 1))
         partial = splits > 1
         target = torch.empty((splits, m, outputs), dtype=torch.float32, device=x.device) if partial else y
-        inside = all(0 <= a.in_first + min(0, (a.taps - 1) * a.in_step) and
-                     (a.cells - 1) * a.in_stride + a.in_first + max(0, (a.taps - 1) * a.in_step) < s for a, s in zip(axis, size, strict=True))
+        inside = all(a.within(s) for a, s in zip(axis, size, strict=True))
         w_first = sum(a.tap_first * s for a, s in zip(axis, taps_stride, strict=True))
         launch(correlate, (tiles * splits,), x, x, w, target, z, bias, m, per_group, out_group, groups, *size, *cells,
                *x_strides, wk, wc, *(a.tap_step * s for a, s in zip(axis, taps_stride, strict=True)), *y.stride()[:4],

@@ -111,13 +111,14 @@ def run(x, w, out_size, axes, multiple, *, transposed, bias=None, activation=Non
     config = configs.pick("depthwise", device.of(x), channels=outputs)
     strides = w.stride()[2:]
     for axis in axes if y.numel() else ():
+        w_first = sum(a.tap_first * s for a, s in zip(axis, strides, strict=True))
         cells = [a.cells for a in axis]
         m = n * math.prod(cells)
         launch(depthwise, (cdiv(m, config["BM"]), cdiv(outputs, config["BC"])), x, x, w, y, z, bias, m, outputs, multiple, *x.shape[2:],
                *cells, x.stride(0), *x.stride()[2:], w.stride(0), *(a.tap_step * s for a, s in zip(axis, strides, strict=True)),
                *y.stride()[:4], *(a.in_stride for a in axis), *(a.in_first for a in axis), *(a.in_step for a in axis),
-               *(a.out_stride for a in axis), *(a.out_first for a in axis), sum(a.tap_first * s for a, s in zip(axis, strides, strict=True)),
-               float(slope), TD=axis[0].taps, TH=axis[1].taps, TW=axis[2].taps, TRANSPOSED=transposed, ACT=name,
+               *(a.out_stride for a in axis), *(a.out_first for a in axis), w_first, float(slope),
+               TD=axis[0].taps, TH=axis[1].taps, TW=axis[2].taps, TRANSPOSED=transposed, ACT=name,
                HAS_BIAS=bias is not None, KEEP=keep, **config)
     return y.movedim(-1, 1), None if z is None else z.movedim(-1, 1)
 
