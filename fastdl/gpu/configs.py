@@ -49,14 +49,16 @@ def table_name(device_name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", device_name.lower()).strip("_")
 
 
-def user_folder() -> Path | None:
-    """Where ``fastdl tune`` writes, and what is read before the package's own tables; FASTDL_CONFIG_DIR names it."""
-    return Path(os.environ["FASTDL_CONFIG_DIR"]) if os.environ.get("FASTDL_CONFIG_DIR") else None
+def user_folder() -> Path:
+    """Where ``fastdl tune`` writes, and what is read before the package's own tables: FASTDL_CONFIG_DIR, or the user's own."""
+    if given := os.environ.get("FASTDL_CONFIG_DIR"):
+        return Path(given)
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "fastdl"
 
 
 def tables(name: str, arch: str):
     for folder in (user_folder(), FOLDER):
-        if folder is not None and (path := folder / f"{table_name(name)}.json").exists():
+        if (path := folder / f"{table_name(name)}.json").exists():
             yield read(path)
     for stem in (arch, "default"):
         if (path := FOLDER / f"{stem}.json").exists():

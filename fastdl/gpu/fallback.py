@@ -7,9 +7,9 @@ import inspect
 import torch
 import torch.nn.functional as TF
 
-_ELSEWHERE = {"matmul": torch.matmul, "bmm": torch.bmm, "addmm": torch.addmm, "rnn_tanh": torch.rnn_tanh, "rnn_relu": torch.rnn_relu,
-              "gru": torch.gru, "lstm": torch.lstm, "rnn_tanh_cell": torch.rnn_tanh_cell,
-              "rnn_relu_cell": torch.rnn_relu_cell, "gru_cell": torch.gru_cell, "lstm_cell": torch.lstm_cell, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
+_ELSEWHERE = {name: getattr(torch, name) for name in (
+    "matmul", "bmm", "addmm", "sigmoid", "tanh", "rnn_tanh", "rnn_relu", "gru", "lstm", "rnn_tanh_cell", "rnn_relu_cell", "gru_cell",
+    "lstm_cell")}
 _OURS = {"activation": None, "algorithm": "auto", "seed": None, "lengths": None, "batch_sizes": None, "peepholes": None,
          "linear_before_reset": True, "precision": None}  # keywords beyond torch's, and their defaults
 

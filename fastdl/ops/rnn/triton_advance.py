@@ -12,7 +12,7 @@ from ...gpu.math import dot
 from .triton_steps import backward_step, forward_step, keep_gates, store_gate
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["s"])  # one machine code for all steps
 def advance(gates, w, bias_n, lengths, state, next_state, cell, y, before, cells, inner, s, T, B, H,
             MODE: tl.constexpr, TRAIN: tl.constexpr, LENGTHS: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr,
             GATES: tl.constexpr, R: tl.constexpr, BB: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
@@ -70,7 +70,7 @@ def advance(gates, w, bias_n, lengths, state, next_state, cell, y, before, cells
             tl.store(inner + place, m.to(inner.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["s"])
 def retreat(gates, w, c0, lengths, dy, carry, dc_state, before, cells, inner, d_input, d_state, s, T, B, H,
             MODE: tl.constexpr, LENGTHS: tl.constexpr, C0: tl.constexpr, DY: tl.constexpr, LAST: tl.constexpr, PRECISION: tl.constexpr,
             GATES: tl.constexpr, R: tl.constexpr, BB: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
@@ -118,7 +118,7 @@ def retreat(gates, w, c0, lengths, dy, carry, dc_state, before, cells, inner, d_
             dc = tl.where(live, kept_dc, 0.0)
             after = tl.load(cells + place, mask=mask, other=0.0)
             earlier = tl.where(direction == 0, t - 1, t + 1)
-            exists = (earlier >= 0) & (earlier < T)
+            exists = in_b[:, None] & ((earlier + b * 0) >= 0)[:, None] & ((earlier + b * 0) < T)[:, None]
             old_place = ((earlier.to(tl.int64) * B + b) * R + direction)[:, None] * H + u[None, :]
             old = tl.load(cells + old_place, mask=mask & exists, other=0.0)
             if C0:

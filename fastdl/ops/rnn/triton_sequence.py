@@ -133,7 +133,7 @@ def sequence_backward(gates, w, c0, lengths, dy, dh_n, dc_n, before, cells, inne
         if MODE == "lstm":
             after = tl.load(cells + place, mask=mask, other=0.0)
             earlier = tl.where(direction == 0, t - 1, t + 1)
-            exists = (earlier >= 0) & (earlier < T)
+            exists = in_b[:, None] & ((earlier + b * 0) >= 0)[:, None] & ((earlier + b * 0) < T)[:, None]
             old_place = ((earlier.to(tl.int64) * B + b) * R + direction)[:, None] * H + u[None, :]
             old = tl.load(cells + old_place, mask=mask & exists, other=0.0)
             if C0:
