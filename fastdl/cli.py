@@ -50,7 +50,7 @@ def _parser():
     warmup.set_defaults(run=_warmup)
 
     tune = commands.add_parser("tune", help="measure block sizes of the Triton kernels on this GPU and keep the best")
-    tune.add_argument("kernels", nargs="*", metavar="KERNEL", help="product, product_by_tiles, correlate, weight_gradient (default: all)")
+    tune.add_argument("kernels", nargs="*", metavar="KERNEL", help="product, product_by_tiles, correlate, ... (default: all)")
     tune.add_argument("--out", metavar="DIR", help="where the table goes (default: FASTDL_CONFIG_DIR, else ~/.config/fastdl)")
     tune.set_defaults(run=_tune)
 

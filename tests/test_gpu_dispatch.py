@@ -60,6 +60,13 @@ def test_the_checks_are_the_operators_own():
         F.linear(torch.empty(2, 3, device="meta"), torch.empty(4, 5, device="meta"))
 
 
+def test_fp8_is_for_a_gpu():
+    with pytest.raises(ValueError, match="matmul: precision is 'fp8', input is on the CPU"):
+        F.matmul(np.ones((2, 3), "f4"), np.ones((3, 2), "f4"), precision="fp8")
+    with pytest.raises(ValueError, match="linear: precision is 'fp8', input is on the CPU"):
+        F.linear(torch.ones(2, 3), torch.ones(4, 3), precision="fp8")
+
+
 def test_another_backend_was_chosen():
     rule = "the backend 'reference' was chosen, which takes arrays on the CPU"
     with fastdl.use_backend("reference"), pytest.raises(ValueError, match=rule):

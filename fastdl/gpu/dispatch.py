@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ..op import _flatten, _reshape, current_backend
+from ..torch import _Gradient
 from . import device, fallback
 from .tensors import DeviceTensor
 
@@ -128,30 +129,37 @@ class _Differentiable(torch.autograd.Function):
         ctx.inputs = _put_away(call.arrays, kept)
         ctx.call = call._replace(arrays=None, flat=[None if f is None else (f.shape, isinstance(f, torch.Tensor)) for f in call.flat])
         # saved_tensors makes torch refuse, as for its own operators, when one was changed in place in between
-        ctx.save_for_backward(*kept)
+        ctx.save_for_backward(*tensors, *kept)
+        ctx.given = len(tensors)
         ctx.set_materialize_grads(False)
         outputs = result if isinstance(result, tuple) else (result,)
         ctx.mark_non_differentiable(*(t for t in outputs if not t.is_floating_point()))
         return result
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, *grads):
-        kept = ctx.saved_tensors
+        inputs, kept = ctx.saved_tensors[: ctx.given], ctx.saved_tensors[ctx.given :]
+        with torch.no_grad():
+            found = _Differentiable.gradients(ctx, kept, grads)
+        # where a graph of the gradients is asked for, torch finds its way through them to a clear error
+        return (None, *(_Gradient.apply(ctx.call.name, len(found), *found, *inputs, *grads) if torch.is_grad_enabled() else found))
+
+    @staticmethod
+    def gradients(ctx, kept, grads):
         call, form = ctx.call, ctx.form
         arrays, saved = _take_out(ctx.inputs, kept), _take_out(ctx.saved, kept)
         wanted = iter(ctx.needs_input_grad[1:])
         flat_needs = tuple(f is not None and f[1] and next(wanted) for f in call.flat)
         if all(g is None for g in grads):
-            return (None,) * len(ctx.needs_input_grad)
+            return (None,) * (len(ctx.needs_input_grad) - 1)
         needs = tuple(bool(n) and a is not None and a.is_floating_point() for n, a in zip(flat_needs, arrays, strict=True))
         if not isinstance(form, torch.Size):  # several outputs
             given = tuple(None if g is None else g.reshape(s) for g, s in zip(grads, form, strict=True))
         else:
             given = grads[0].reshape(form)
         found = call.implementation.backward(given, arrays, saved, call.params, needs)
-        return (None, *(None if g is None or not n else g.reshape(f[0])
-                        for g, n, f in zip(found, needs, call.flat, strict=True) if f is not None and f[1]))
+        return tuple(None if g is None or not n else g.reshape(f[0])
+                     for g, n, f in zip(found, needs, call.flat, strict=True) if f is not None and f[1])
 
 
 def _put_away(value, kept):

@@ -79,6 +79,9 @@ def problems() -> list[Problem]:
         m = 32 * cdiv(size, stride) ** 2
         bounds = {"m": _around(m), "n": _around(k), "c": _around(c), "taps": [kernel**2] * 2, "bytes": [2, 2]}
         found.append(Problem("correlate", bounds, _conv(c, k, size, kernel, stride)))
+        if stride == 1:
+            bounds = {name: value for name, value in bounds.items() if name != "bytes"}
+            found.append(Problem("correlate_by_tiles", bounds, _conv(c, k, size, kernel, stride)))
     for c, size in ((64, 56), (128, 28), (256, 14), (512, 7)):
         bounds = {"n": _around(c), "c": _around(c), "taps": [9, 9], "bytes": [2, 2]}
         found.append(Problem("weight_gradient", bounds, _conv_weights(c, c, size, 3)))
@@ -93,6 +96,8 @@ CANDIDATES = {
     "product_by_tiles": _grid(BM=[128, 256], BN=[128, 256], BK=[64], GROUP=[8, 16], HALVES=[0, 1], num_warps=[8], num_stages=[3, 4]),
     "product": _grid(BM=[16, 64], BN=[32, 64, 128], BK=[64, 128], GROUP=[8], MAX_SPLITS=[16, 64], num_warps=[4], num_stages=[3, 5]),
     "correlate": _grid(BM=[64, 128], BN=[64, 128, 256], BK=[32, 64], GROUP=[8], MAX_SPLITS=[1, 8], num_warps=[4, 8], num_stages=[3, 4]),
+    "correlate_by_tiles": [{"use": 0}] + _grid(BM=[64, 128, 256], BN=[64, 128, 256], BK=[64], GROUP=[8], num_warps=[4, 8],
+                                               num_stages=[3, 4]),
     "weight_gradient": _grid(BM=[64, 128], BN=[64, 128], BK=[32, 64], MAX_SPLITS=[16, 64], num_warps=[4, 8], num_stages=[2, 3]),
 }
 

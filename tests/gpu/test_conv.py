@@ -93,6 +93,35 @@ def test_same_padding():
           n=17 * 6)
 
 
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=NAMES[1:])
+@pytest.mark.parametrize("activation", [None, "gelu"])
+def test_boxes(dtype, activation):
+    """The copy engine's way: boxes over image edges and beyond the batch, dilation, one-sided padding, the data gradient."""
+    act = getattr(TF, activation) if activation else lambda z: z
+    for shape, w, options in (((3, 16, 7, 9), (24, 16, 3, 3), {"padding": 1}),
+                              ((5, 32, 3, 3), (8, 32, 2, 3), {"dilation": (1, 2), "padding": 2})):
+        check(F.conv2d, lambda x, w, b, activation=None, options=options: act(TF.conv2d(x, w, b, **options)),
+              [randn(*shape), randn(*w), randn(w[0])], {**options, "activation": activation}, torch_options={}, kind="transcendental",
+              dtype=dtype, layout="channels_last")
+    x, w, b = (t.to(dtype).to(DEVICE) for t in (randn(2, 16, 5, 4), randn(16, 16, 3, 3), randn(16)))
+    from fastdl.ops.conv import triton_tiles
+
+    calls = []
+    original, triton_tiles.run = triton_tiles.run, lambda *a, **k: calls.append(1) or original(*a, **k)
+    try:
+        F.conv2d(x, w, b, padding=((0, 1), (2, 1)))
+    finally:
+        triton_tiles.run = original
+    assert calls == [1] or DEVICE == "cuda"
+
+
+def test_the_fewest_boxes():
+    from fastdl.ops.conv.triton_tiles import box
+
+    assert box(32, 56, 56, 128) == (2, 8, 8) and box(32, 28, 28, 128) == (8, 4, 4) and box(32, 14, 14, 128) == (32, 2, 2)
+    assert box(1, 1, 300, 64) == (1, 1, 64)
+
+
 @pytest.mark.parametrize("splits", [1, 4])
 def test_split_reductions_agree_and_repeat(splits):
     x, w, b = (t.float().to(DEVICE) for t in (randn(1, 40, 4, 4), randn(6, 40, 3, 3), randn(6)))

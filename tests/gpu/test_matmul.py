@@ -92,3 +92,42 @@ def test_nan_and_infinity_stay():
     y = F.matmul(a.to(DEVICE), b.to(DEVICE)).cpu()
     want = a @ b
     assert torch.equal(y.isnan(), want.isnan()) and torch.equal(y.isinf(), want.isinf())
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=NAMES)
+def test_fp8(dtype):
+    """Against the product of the rounded operands; the gradients are those of the product without rounding."""
+    if DEVICE == "cuda" and device.of(torch.empty(1, device=DEVICE)).capability < 89:
+        pytest.skip("this GPU has no 8-bit floats")
+    x, w, b = randn(17, 48).to(dtype), randn(20, 48).to(dtype), randn(20).to(dtype)
+    x[3] = 0.0
+    x[5] *= 1000.0
+
+    def rounded(t):
+        scale = t.abs().amax(1, keepdim=True).float() / 448.0
+        scale[scale == 0] = 1.0
+        return (t.float() / scale).to(torch.float8_e4m3fn).double() * scale.double()
+
+    want = torch.relu(rounded(x) @ rounded(w).mT + b.double())
+    ours = [t.to(DEVICE).requires_grad_() for t in (x, w, b)]
+    y = F.linear(*ours, activation="relu", precision="fp8")
+    assert y.dtype == dtype
+    error = (y.detach().cpu().double() - want).norm() / want.norm()
+    assert error < {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 4e-3}[dtype]
+    exact = torch.relu(x.double() @ w.double().mT + b.double())
+    assert (want - exact).norm() > 1e-3 * exact.norm()
+    g = randn(17, 20).to(dtype)
+    y.backward(g.to(DEVICE))
+    dz = g.double() * (want > 0)
+    error = (ours[1].grad.cpu().double() - dz.mT @ x.double()).norm() / (dz.mT @ x.double()).norm()
+    assert error < 0.02
+    torch.testing.assert_close(F.matmul(ours[0], ours[1].mT, precision="fp8").detach().cpu().double(), rounded(x) @ rounded(w).mT,
+                               rtol=0.02, atol=0.5 if dtype is torch.bfloat16 else 0.05)
+
+
+def test_fp8_is_for_two_matrices():
+    a = randn(2, 3, 4).float().to(DEVICE)
+    with pytest.raises(ValueError, match="with precision='fp8'"):
+        F.matmul(a, a.mT, precision="fp8")
+    with pytest.raises(ValueError, match="precision is 'fp4'"):
+        F.linear(a, a[0], precision="fp4")

@@ -96,6 +96,15 @@ def test_variable_lengths(mode, hidden, packed):
         torch.testing.assert_close(a.grad.cpu().double(), b.grad, **close)
 
 
+@pytest.mark.parametrize("mode", GATES)
+@pytest.mark.parametrize("biases", [True, False])
+def test_cells(mode, biases):
+    name = mode + "_cell"
+    h = tuple(randn(3, 9, seed=i) for i in range(2)) if mode == "lstm" else randn(3, 9)
+    check(lambda x, h, p: getattr(F, name)(x, h, *p), lambda x, h, p: getattr(torch, name)(x, h, *p),
+          [randn(3, 5), h, parameters(mode, 5, 9, biases=biases)], kind="recurrent", n=9)
+
+
 def test_no_state_and_no_batch():
     p = [w.float().to(DEVICE) for w in parameters("gru", 4, 6)]
     x = randn(3, 2, 4).float().to(DEVICE)

@@ -12,7 +12,7 @@ from ..activation import needs_input
 from ..matmul.triton_gemm import gemm
 from ..triton_columns import gradient_of_last_step
 from ..triton_layout import channels_last, in_kind
-from . import triton_correlate, triton_depthwise, triton_weights
+from . import triton_correlate, triton_depthwise, triton_tiles, triton_weights
 from .triton_correlate import convolution_axes, transposed_axes
 
 
@@ -50,7 +50,7 @@ def _correlate(x, w, params, out, **last_step):
     axes = convolution_axes(params._replace(out=tuple(out)), w.shape[2:])
     if _is_depthwise(x, w, params):
         return triton_depthwise.run(x, w, out, axes, w.shape[0] // x.shape[1], transposed=False, **last_step)
-    return triton_correlate.run(x, _last(w), out, axes, params.groups, reduce_over=1, tf32=_tf32(), **last_step)
+    return _by_tiles_or_pointers(x, _last(w), out, axes, params.groups, w.shape[0], 1, last_step)
 
 
 def _scatter(y, w, params, size, **last_step):
@@ -63,7 +63,14 @@ def _scatter(y, w, params, size, **last_step):
     axes = transposed_axes(params, w.shape[2:], size)
     if params.groups > 1 and w.shape[1] == 1:
         return triton_depthwise.run(y, w, size, axes, w.shape[0] // params.groups, transposed=True, **last_step)
-    return triton_correlate.run(y, _last(w), size, axes, params.groups, reduce_over=0, tf32=_tf32(), **last_step)
+    return _by_tiles_or_pointers(y, _last(w), size, axes, params.groups, w.shape[1] * params.groups, 0, last_step)
+
+
+def _by_tiles_or_pointers(x, w, size, axes, groups, outputs, reduce_over, last_step):
+    config = triton_tiles.config_of(x, w, axes, groups, outputs) if x.numel() else None
+    if config is not None:
+        return triton_tiles.run(x, w, axes, outputs, config, reduce_over=reduce_over, **last_step)
+    return triton_correlate.run(x, w, size, axes, groups, reduce_over=reduce_over, tf32=_tf32(), **last_step)
 
 
 def _weight_gradient(x, y, w, params):

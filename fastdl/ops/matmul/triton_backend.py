@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import torch
 
+from ...gpu import device
 from ..activation import needs_input
 from ..triton_columns import gradient_of_last_step
+from .triton_fp8 import product_fp8
 from .triton_gemm import gemm
+
+
+def matmul_supports(arrays, params):
+    if params is None or params.precision is None:
+        return None
+    where = device.of(arrays[0])
+    if where.capability < 89 and where is not device.INTERPRETER:
+        return f"precision is 'fp8' and {where.name} has none; the rule is compute capability 8.9 or newer"
+    return None
+
+
+linear_supports = matmul_supports
 
 
 def matmul(arrays, params, train):
     a, b = arrays
+    if params is not None:
+        return product_fp8(a, b)[0], None
     return _product(a, b), None
 
 
@@ -61,7 +77,8 @@ def addmm_backward(grad, arrays, saved, params, needs):
 
 def linear(arrays, params, train):
     x, w, bias = arrays
-    y, z = gemm(x, w.mT, bias=bias, activation=params.activation, keep=train and needs_input(params.activation))
+    multiply = gemm if params.precision is None else product_fp8
+    y, z = multiply(x, w.mT, bias=bias, activation=params.activation, keep=train and needs_input(params.activation))
     return y, (z if z is not None else y if params.activation is not None else None) if train else None
 
 

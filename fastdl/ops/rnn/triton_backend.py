@@ -79,14 +79,14 @@ def _input_bias(weights, mode, hidden):
     return (_together(weights, "b_ih") + b_hh).view(-1), rest
 
 
-def _run_layer(x, h0, c0, weights, lengths, params, train):
+def _run_layer(x, h0, c0, weights, lengths, mode, hidden, train):
     """(y (T, B, R * H), h_n (R, B, H), c_n or None, Layer or None)."""
     steps, batch, features = x.shape
-    count, hidden, mode = len(weights), params.hidden, params.mode
+    count = len(weights)
     tf32 = torch.backends.cudnn.allow_tf32
     bias, bias_n = _input_bias(weights, mode, hidden)
-    w_ih = _together(weights, "w_ih").view(-1, features)
-    gates = gemm(x.reshape(steps * batch, features), w_ih.mT, bias=bias, tf32=tf32)[0].view(steps, batch, -1)
+    w_ih = _together(weights, "w_ih").flatten(0, 1)
+    gates = gemm(x.reshape(steps * batch, features), w_ih.mT, bias=bias, tf32=tf32)[0].view(steps, batch, w_ih.shape[0])
     w_hh = _together(weights, "w_hh")
     lstm = mode == "lstm"
 
@@ -120,11 +120,11 @@ def _run_layer(x, h0, c0, weights, lengths, params, train):
     return y, state, cell.to(x.dtype) if lstm else None, kept
 
 
-def _run_layer_backward(dy, dh_n, dc_n, kept, c0, weights, lengths, params, need, need_x):
+def _run_layer_backward(dy, dh_n, dc_n, kept, c0, weights, lengths, mode, hidden, need, need_x):
     """(dx or None, dh0, dc0 (R, B, H), the gradients of the Weights)."""
     x, gates, before, cells, inner = kept
     steps, batch, features = x.shape
-    count, hidden, mode = len(weights), params.hidden, params.mode
+    count = len(weights)
     tf32, lstm = torch.backends.cudnn.allow_tf32, mode == "lstm"
     w_hh = _together(weights, "w_hh")
     d_input = torch.empty_like(gates)
@@ -151,7 +151,7 @@ def _run_layer_backward(dy, dh_n, dc_n, kept, c0, weights, lengths, params, need
             dh0, dc0 = carry.to(x.dtype), dc.to(x.dtype) if lstm else None
     rows, columns = steps * batch, GATES[mode] * hidden
     at_input, at_state = d_input.view(rows, count * columns), d_state.view(rows, count * columns)
-    dx = gemm(at_input, _together(weights, "w_ih").view(-1, features), tf32=tf32)[0].view(x.shape) if need_x else None
+    dx = gemm(at_input, _together(weights, "w_ih").flatten(0, 1), tf32=tf32)[0].view(x.shape) if need_x else None
     grads = []
     for r, wanted in enumerate(need):
         part = slice(r * columns, (r + 1) * columns)
@@ -210,7 +210,7 @@ def rnn(arrays, params, train):
     for layer in range(params.layers):
         part = slice(layer * params.directions, (layer + 1) * params.directions)
         x, h, c, kept = _run_layer(x, None if h0 is None else h0[part].contiguous(), None if c0 is None else c0[part].contiguous(),
-                                   weights[part], lengths, params, train)
+                                   weights[part], lengths, params.mode, params.hidden, train)
         h_n.append(h)
         c_n.append(c)
         layers.append(kept)
@@ -239,9 +239,35 @@ def rnn_backward(grad, arrays, saved, params, needs):
             dy = _dropped(dy, kept_by_dropout[layer], params.dropout)
         dy, dh, dc, grads[part] = _run_layer_backward(
             dy, None if dh_n is None else dh_n[part].contiguous(), None if dc_n is None else dc_n[part].contiguous(), layers[layer],
-            None if c0 is None else c0[part].contiguous(), weights[part], lengths, params, need[part], layer > 0 or need_x)
+            None if c0 is None else c0[part].contiguous(), weights[part], lengths, params.mode, params.hidden, need[part],
+            layer > 0 or need_x)
         dh0.insert(0, dh)
         dc0.insert(0, dc)
     if need_x:
         dy = _as_given(_without_padding(dy, lengths), params, rows)
     return join(dy, torch.cat(dh0) if need_h0 else None, torch.cat(dc0) if need_c0 else None, grads, params)
+
+
+# ------------------------------------------------------------------------------------------------ cells: sequences of one step
+def rnn_cell(arrays, params, train):
+    x, h, c, w = _split_cell(arrays, params)
+    _, h_n, c_n, kept = _run_layer(x[None], h[None].contiguous(), None if c is None else c[None].contiguous(), [w], None, params.mode,
+                                   h.shape[1], train)
+    return (h_n[0], c_n[0]) if params.mode == "lstm" else h_n[0], kept
+
+
+def rnn_cell_backward(grad, arrays, kept, params, needs):
+    x, h, c, w = _split_cell(arrays, params)
+    dh, dc = grad if params.mode == "lstm" else (grad, None)
+    need_x, _, _, need = _split_cell(needs, params)
+    dx, dh0, dc0, (grads,) = _run_layer_backward(
+        None, None if dh is None else dh[None].contiguous(), None if dc is None else dc[None].contiguous(), kept,
+        None if c is None else c[None].contiguous(), [w], None, params.mode, h.shape[1], [need], need_x)
+    states = (dh0[0], dc0[0]) if params.mode == "lstm" else (dh0[0],)
+    return None if dx is None else dx[0], *states, *grads[:4]
+
+
+def _split_cell(values, params):
+    x, h, *rest = values
+    c = rest.pop(0) if params.mode == "lstm" else None
+    return x, h, c, Weights(*rest)
