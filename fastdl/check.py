@@ -17,9 +17,12 @@ _PLAIN = (int, str, type(None), bool)
 def array(op: str, name: str, value, ndim=None, kinds: str = "f"):
     """``value`` if it is a numpy array of an allowed kind and rank; else a TypeError or ValueError.
 
-    ndim: an int, a tuple of ints, or None for any. kinds: "f" (float32, float64) or "i" (integers).
+    ndim: an int, a tuple of ints, or None for any. kinds: "f" (float32, float64) or "i" (integers). A tensor on a GPU
+    (gpu/tensors.py) has the same ranks and its own kinds: "f" is float32, float16 and bfloat16.
     """
     if type(value) is not _ndarray:
+        if on_device(value):
+            return _device_tensor(op, name, value, ndim, kinds)
         if _is_torch(value):
             raise TypeError(f"{op}: {name} is a torch tensor and another argument is a numpy array; give all of one kind")
         if not isinstance(value, (np.ndarray, np.generic)):
@@ -35,10 +38,44 @@ def array(op: str, name: str, value, ndim=None, kinds: str = "f"):
             raise TypeError(f"{op}: {name} has a byte order that is not the machine's; convert it with .astype({dtype.name!r})")
     elif dtype.kind not in "iu":
         raise TypeError(f"{op}: {name} has dtype {dtype}; the rule is an integer type")
-    if ndim is not None and value.ndim != ndim and (isinstance(ndim, int) or value.ndim not in ndim):
+    if ndim is not None and value.ndim != ndim:
+        _check_rank(op, name, value, ndim)
+    return value if value.flags.aligned else even(value)
+
+
+def _check_rank(op, name, value, ndim):
+    if isinstance(ndim, int) or value.ndim not in ndim:
         rule = f"{ndim}" if isinstance(ndim, int) else " or ".join(map(str, ndim))
         raise ValueError(f"{op}: {name} has {value.ndim} dimensions {value.shape}; the rule is {rule}")
-    return value if value.flags.aligned else even(value)
+
+
+def on_device(value) -> bool:
+    """Whether it is a tensor on a GPU, whose values cannot be looked at without waiting for it."""
+    return getattr(value, "is_device_tensor", False)
+
+
+def _device_tensor(op, name, value, ndim, kinds):
+    if kinds == "f" and value.dtype.kind != "f":
+        raise TypeError(f"{op}: {name} has dtype {value.dtype}; the rule on a GPU is float32, float16 or bfloat16")
+    if kinds != "f" and value.dtype.kind not in "iu":
+        raise TypeError(f"{op}: {name} has dtype {value.dtype}; the rule is an integer type")
+    if ndim is not None and value.ndim != ndim:
+        _check_rank(op, name, value, ndim)
+    return value
+
+
+def is_float(value) -> bool:
+    """Whether it is an array (or a tensor on a GPU) of floats."""
+    return (isinstance(value, np.ndarray) or on_device(value)) and value.dtype.kind == "f"
+
+
+def broadcast_to(value, shape):
+    """A view of that shape; ValueError where there is none."""
+    if not on_device(value):
+        return np.broadcast_to(value, shape)
+    if np.broadcast_shapes(value.shape, shape) != shape:
+        raise ValueError
+    return value.broadcast_to(shape)
 
 
 def pair(op: str, name: str, a, other_name: str, b):

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import importlib.metadata
 import os
+import pathlib
 import platform
 import sys
 import textwrap
@@ -48,6 +49,11 @@ def _parser():
 
     warmup = commands.add_parser("warmup", help="compile every CPU kernel now, so that no first call has to wait")
     warmup.set_defaults(run=_warmup)
+
+    tune = commands.add_parser("tune", help="measure block sizes of the Triton kernels on this GPU and keep the best")
+    tune.add_argument("kernels", nargs="*", metavar="KERNEL", help="product, product_by_tiles, correlate, ... (default: all)")
+    tune.add_argument("--out", metavar="DIR", help="where the table goes (default: FASTDL_CONFIG_DIR, else ~/.config/fastdl)")
+    tune.set_defaults(run=_tune)
 
     demo = commands.add_parser("demo", help="train a small network and show what it learnt")
     demos = demo.add_subparsers(title="demos", metavar="DEMO", required=True)
@@ -175,6 +181,27 @@ def _counter(done, total, name):
         print(f"\r{line:<79.79}", end="\n" if done == total else "", file=sys.stderr, flush=True)
     else:
         print(line, file=sys.stderr, flush=True)
+
+
+# ------------------------------------------------------------------------------------------------ tune
+def _tune(arguments):
+    try:
+        import torch
+        import triton  # noqa: F401 - without it there is nothing to tune
+    except ImportError as error:
+        raise Failure(f"tune needs {error.name}, which is not installed: pip install 'fastdl[gpu]'") from None
+    if not torch.cuda.is_available():
+        raise Failure("there is nothing to tune: torch sees no CUDA device")
+    from fastdl.gpu import configs, tune
+
+    if unknown := [name for name in arguments.kernels if name not in tune.CANDIDATES]:
+        raise Failure(f"{unknown[0]} is no kernel that can be tuned; they are {', '.join(tune.CANDIDATES)}")
+    report, close = _progress()
+    try:
+        path = tune.tune(arguments.kernels, pathlib.Path(arguments.out) if arguments.out else configs.user_folder(), report)
+    finally:
+        close()
+    print(f"kept in {path}")
 
 
 # ------------------------------------------------------------------------------------------------ demos

@@ -50,8 +50,9 @@ class Implementation(NamedTuple):
 class Backend:
     """A set of kernels: a name, the module of each room that holds them, and whether it can run here."""
 
-    def __init__(self, name, module="", requires=(), rooms=None):
+    def __init__(self, name, module="", requires=(), rooms=None, takes="numpy arrays"):
         self.name = name
+        self.takes = takes
         self.module = module  # the module's name within each room
         self.requires = requires  # modules that must be importable
         self.rooms = rooms  # {room: module-like object}, for a backend that lives elsewhere
@@ -168,6 +169,7 @@ class Operator:
         self._refusals: list[str] = []
         self._forward = None  # of the first candidate, where that serves every call
         self._at_once = None
+        self._by_name: dict[str, Implementation] = {}
 
     def __repr__(self):
         return f"<fastdl operator {self.name}>"
@@ -261,12 +263,31 @@ class Operator:
             reasons = (reasons or []) + [f"{candidate.backend}: {reason}"]
         raise ValueError(f"{self.name}: no backend serves this call ({'; '.join((reasons or []) + self._refusals)})")
 
+    def on(self, name: str) -> Implementation | str:
+        """The kernels of one backend by name, whatever was chosen, or why there are none."""
+        found = self._by_name.get(name)
+        if found is None:
+            backend = _backends[name]
+            if backend.missing:
+                return backend.missing
+            module = backend.kernels(self.room)
+            forward = getattr(module, self.kernel, None)
+            if forward is None:
+                return f"it has no kernel for {self.name}"
+            found = self._by_name[name] = Implementation(
+                name, forward, getattr(module, self.kernel + "_backward", None), getattr(module, self.kernel + "_supports", None)
+            )
+        return found
+
     def _find_candidates(self):
         generation, found, refusals, at_once = _generation, [], [], None
         for name in [_chosen] if _chosen else _default_order:
             backend = _backends[name]
             if backend.missing:
                 refusals.append(f"{name}: {backend.missing}")
+                continue
+            if backend.takes != "numpy arrays":
+                refusals.append(f"{name}: it takes {backend.takes}")
                 continue
             module = backend.kernels(self.room)
             forward = getattr(module, self.kernel, None)
@@ -385,6 +406,8 @@ def _torch_of(args, kwargs):
 register_backend(Backend("numba", "numba_backend", requires=("numba",)))
 register_backend(Backend("cython", "cython", requires=("fastdl._cython",)))
 register_backend(Backend("reference", "reference"))
+# Not in the order that a call on arrays tries: tensors on a GPU go to it directly (gpu/dispatch.py).
+register_backend(Backend("triton", "triton_backend", requires=("torch", "triton"), takes="CUDA tensors"), by_default=False)
 if os.environ.get("FASTDL_BACKEND"):
     check_backend(os.environ["FASTDL_BACKEND"], "the environment variable FASTDL_BACKEND")
     _choose(os.environ["FASTDL_BACKEND"])

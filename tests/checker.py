@@ -8,8 +8,10 @@ from tolerances import bounds
 import fastdl
 
 
-def assert_close(got, want, kind: str, n: int = 1, what: str = "") -> None:
-    """got (float32 or float64) against want (float64): shape, NaN and infinity in the same places, both error bounds."""
+def assert_close(got, want, kind: str, n: int = 1, what: str = "", dtype=None) -> None:
+    """got (float32 or float64) against want (float64): shape, NaN and infinity in the same places, both error bounds.
+
+    dtype: "float16" or "bfloat16" where got holds such values (numpy has no bfloat16)."""
     got, want = np.asarray(got), np.asarray(want, dtype=np.float64)
     assert got.shape == want.shape, f"{what}: shape {got.shape}, expected {want.shape}"
     assert got.dtype.kind == "f", f"{what}: dtype {got.dtype}"
@@ -21,7 +23,7 @@ def assert_close(got, want, kind: str, n: int = 1, what: str = "") -> None:
     g, w = got[finite].astype(np.float64), want[finite]
     if not w.size:
         return
-    norm_bound, element_bound = bounds(kind, got.dtype, n)
+    norm_bound, element_bound = bounds(kind, dtype or got.dtype, n)
     error = np.abs(g - w)
     assert np.isfinite(g).all(), f"{what}: not finite where the reference is"
     size = np.linalg.norm(w)

@@ -8,6 +8,9 @@ of Numerical Algorithms", 2nd ed., section 4.2); blocked and vectorised sums do 
     elementwise: |got - want|  <= element_factor * sqrt(n) * eps * max(rms(want), |want|)
 
 with n the length of the operator's longest reduction.
+
+float16 and bfloat16 results come from float32 sums: what counts is how often a value is rounded on its way (operand, what the
+forward pass keeps, result), not n. Their factors are of the half type's own epsilon.
 """
 
 from __future__ import annotations
@@ -26,7 +29,19 @@ FACTORS = {
 }
 
 
+HALF_EPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
+HALF_FACTORS = {
+    "exact": (0.0, 0.0),
+    "sum": (2.0, 6.0),
+    "transcendental": (3.0, 12.0),
+    "recurrent": (8.0, 48.0),  # the state is rounded at every step
+}
+
+
 def bounds(kind: str, dtype, n: int) -> tuple[float, float]:
+    if isinstance(dtype, str) and dtype in HALF_EPS:
+        norm, element = HALF_FACTORS[kind]
+        return norm * HALF_EPS[dtype], element * HALF_EPS[dtype]
     norm, element = FACTORS[kind]
     scale = EPS[np.dtype(dtype)] * max(1, n) ** 0.5
     return norm * scale, element * scale

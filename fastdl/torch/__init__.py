@@ -2,8 +2,9 @@
 
 ``F.linear(x, w)`` with tensors comes here from ``op.py``. A CPU tensor and a numpy array are two views of the same
 memory, so nothing is copied on the way in, and on the way out only what torch cannot hold (a read-only or reversed view)
-or what would make two tensors share memory behind autograd's back. Gradients are torch.autograd's: one Function, made from
-the operator's own vjp. A function compiled by torch.compile calls operators between its graphs (a graph break).
+or what would make two tensors share memory behind autograd's back. Tensors on a GPU go on to gpu/dispatch.py. Gradients
+are torch.autograd's: one Function, made from the operator's own vjp. A function compiled by torch.compile calls operators
+between its graphs (a graph break).
 
 Not supported, and refused: a gradient of a gradient, torch.func's transforms, forward-mode derivatives.
 """
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch.autograd import forward_ad
 
-from ..op import _flatten
+from ..op import _flatten, current_backend
 
 _FLOATS = {torch.float32, torch.float64}
 _DTYPES = _FLOATS | {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool}
@@ -43,8 +44,14 @@ def _call(op, args, kwargs):
     if _transforms_active() or forward_ad._current_level >= 0:
         raise RuntimeError(f"{op.name}: torch.func's transforms and forward-mode derivatives are not supported; use torch.autograd")
     tensors = []
-    if not _collect([*args, *kwargs.values()], tensors):
-        _refuse(op, args, kwargs)
+    plain = _collect([*args, *kwargs.values()], tensors)
+    if not plain or current_backend() == "triton":
+        if _for_gpu(args, kwargs):
+            from ..gpu import dispatch
+
+            return dispatch.call(op, args, kwargs)
+        if not plain:
+            _refuse(op, args, kwargs)
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
         flat = _flatten(op._given(args, kwargs))
         if any(t.requires_grad and not any(t is f for f in flat) for t in tensors):
@@ -134,6 +141,12 @@ def _collect(values, tensors) -> bool:
         elif isinstance(v, np.ndarray):
             return False
     return True
+
+
+def _for_gpu(args, kwargs) -> bool:
+    """Whether the call goes to the GPU's kernels, which says itself what it does not take."""
+    values = [v for v in _flatten([*args, *kwargs.values()]) if isinstance(v, torch.Tensor)]
+    return current_backend() == "triton" or any(v.device.type in ("cuda", "meta") for v in values)
 
 
 def _with_arrays(args, kwargs, arrays):

@@ -53,7 +53,7 @@ def cross_entropy(input, target, weight=None, ignore_index=-100, reduction="mean
     ignore = check.integer(op, "ignore_index", ignore_index)
     params = ClassLossParams(ignore, reduction, smoothing)
     x, w, channels = _scores(op, input, weight)
-    if not (isinstance(target, np.ndarray) and target.dtype.kind == "f"):
+    if not check.is_float(target):
         return _class_call(op, x, target, w, channels, params)
     t = check.array(op, "target", target)
     check.same_dtype(op, "target", t, "input", x)
@@ -108,7 +108,7 @@ def _class_call(op, x, target, weight, channels, params):
     shape = x.shape[:1] + x.shape[2:] if x.ndim > 1 else ()
     if t.shape != shape:
         raise ValueError(f"{op}: target has shape {t.shape}, input has {x.shape}; the rule for class indices is {shape}")
-    if t.size and (t.min() < 0 or t.max() >= channels):
+    if not check.on_device(t) and t.size and (t.min() < 0 or t.max() >= channels):
         bad = ((t < 0) | (t >= channels)) & (t != params.ignore_index)
         if bad.any():
             raise ValueError(f"{op}: target contains {t[bad][0]}, input has {channels} classes; "
@@ -161,7 +161,7 @@ def binary_cross_entropy(input, target, weight=None, reduction="mean"):
     op = "binary_cross_entropy"
     call = _pair_call(op, input, target, LossParams(check.choice(op, "reduction", reduction, _REDUCTIONS)))
     for name, value in zip(("input", "target"), call.arrays, strict=True):
-        if value.size and not (value.min() >= 0 and value.max() <= 1):
+        if not check.on_device(value) and value.size and not (value.min() >= 0 and value.max() <= 1):
             first = value[~((value >= 0) & (value <= 1))][0]
             raise ValueError(f"{op}: {name} contains {first}; the rule is 0 to 1")
     return call._replace(arrays=(*call.arrays, _broadcast(op, "weight", weight, call.arrays[0])))
@@ -222,6 +222,6 @@ def _broadcast(op, name, value, x):
     value = check.array(op, name, value)
     check.same_dtype(op, name, value, "input", x)
     try:
-        return np.broadcast_to(value, x.shape)
+        return check.broadcast_to(value, x.shape)
     except ValueError:
         raise ValueError(f"{op}: {name} has shape {value.shape}, input has {x.shape}; the rule is that it broadcasts to that") from None

@@ -11,8 +11,13 @@ from ...op import Call, operator
 from ..activation import Activation, check_activation
 
 
+class MatmulParams(NamedTuple):
+    precision: str  # "fp8"
+
+
 class LinearParams(NamedTuple):
     activation: Activation | None
+    precision: str | None = None
 
 
 class AddmmParams(NamedTuple):
@@ -21,16 +26,24 @@ class AddmmParams(NamedTuple):
 
 
 @operator("matmul", "matmul", "input other")
-def matmul(input, other):
+def matmul(input, other, *, precision=None):
     """The matrix product of two arrays, by :func:`torch.matmul`'s rules.
 
     input: (..., m, k) or (k,). other: (..., k, n) or (k,). The leading dimensions broadcast. A one-dimensional operand
     is taken as a row (first) or a column (second) and its dimension is dropped from the result.
+    precision: None, or "fp8", for tensors on a GPU: each row of input and each column of other is scaled to the range of
+    8-bit floats (e4m3) and rounded; sums are float32, gradients as without it. Two matrices.
     Returns (..., m, n).
 
-    Raises TypeError (not float32 or float64, two dtypes) or ValueError (a rank of 0, sizes that do not fit).
+    Raises TypeError (not float32 or float64, two dtypes) or ValueError (a rank of 0, sizes that do not fit, a precision that
+    cannot be had).
     """
     a, b = check.pair("matmul", "input", input, "other", other)
+    if precision is not None:
+        _check_precision("matmul", precision, a)
+        if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
+            _refuse(a, b, "(m, k) and (k, n) with precision='fp8'")
+        return Call((a, b), MatmulParams(precision))
     of_a, of_b = a.shape, b.shape
     if len(of_a) == 2 == len(of_b):
         if of_a[1] != of_b[0]:
@@ -57,6 +70,12 @@ def matmul(input, other):
 
 def _refuse(a, b, rule):
     raise ValueError(f"matmul: input has shape {a.shape}, other has {b.shape}; the rule is: {rule}")
+
+
+def _check_precision(op, precision, x):
+    check.choice(op, "precision", precision, ("fp8", None))
+    if precision is not None and not check.on_device(x):
+        raise ValueError(f"{op}: precision is {precision!r}, input is on the CPU; the rule is None there")
 
 
 @operator("matmul", "matmul", "input mat2")
@@ -97,14 +116,15 @@ def addmm(input, mat1, mat2, *, beta=1, alpha=1):
 
 
 @operator("matmul", "linear", "input weight bias")
-def linear(input, weight, bias=None, *, activation=None):
+def linear(input, weight, bias=None, *, activation=None, precision=None):
     """``activation(input @ weight.T + bias)``. As :func:`torch.nn.functional.linear`, with a fused activation.
 
     input: (..., in). weight: (out, in) or (in,). bias: (out,) or None. activation: None, "relu", "leaky_relu", "elu",
-    "gelu", "sigmoid", "tanh", "softplus", or ("leaky_relu", slope), ("elu", alpha). Returns (..., out).
+    "gelu", "sigmoid", "tanh", "softplus", or ("leaky_relu", slope), ("elu", alpha). precision: as of :func:`matmul`.
+    Returns (..., out).
 
     Raises TypeError (not float32 or float64, two dtypes) or ValueError (a wrong rank, sizes that do not fit, an unknown
-    activation).
+    activation, a precision that cannot be had).
     """
     x = check.array("linear", "input", input)
     w = check.array("linear", "weight", weight, (1, 2))
@@ -121,6 +141,8 @@ def linear(input, weight, bias=None, *, activation=None):
             raise ValueError(f"linear: bias has shape {b.shape}, weight has {weight.shape}; the rule is {out}")
         bias = b.reshape(w.shape[0])
     act = None if activation is None else check_activation("linear", activation)
+    if precision is not None:
+        _check_precision("linear", precision, x)
     if x.ndim == 2 and len(out) == 1:
-        return Call((x, w, bias), LinearParams(act))
-    return Call((x.reshape(int(np.prod(lead)), x.shape[-1]), w, bias), LinearParams(act), lead + out)
+        return Call((x, w, bias), LinearParams(act, precision))
+    return Call((x.reshape(int(np.prod(lead)), x.shape[-1]), w, bias), LinearParams(act, precision), lead + out)

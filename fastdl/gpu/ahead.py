@@ -1,0 +1,145 @@
+"""Compile kernels for a GPU that is not there, and read what they need of it.
+
+``compile_for("sm_90", call)`` runs ``call`` on meta tensors as if on that device, and compiles what it would have launched, with the
+same arguments and configuration. ``python -m fastdl.gpu.ahead`` prints a table of the main kernels (docs/gpu.md).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from . import device
+from .launch import Launch, record
+
+
+class Resources(NamedTuple):
+    """What a compiled kernel needs, and what it is made of."""
+
+    kernel: str
+    arch: str
+    shared: int  # bytes a program
+    registers: int  # a thread (vector registers on AMD)
+    spilled: int  # bytes of stack a thread on CUDA, vector registers spilled on AMD
+    matrix: str  # the matrix instruction: wgmma, tcgen05, mma, mfma, or ""
+    options: dict  # the launch's constants
+
+
+_ARCHES = tuple(device.KNOWN)
+
+
+class _Driver:
+    """Stands for a GPU's driver while compiling: all that Triton asks of one before it loads a kernel."""
+
+    def __init__(self):
+        from triton.backends.compiler import GPUTarget
+
+        self.arch = _ARCHES[0]
+        self.targets = {arch: GPUTarget("cuda", int(arch[3:]), 32) if arch.startswith("sm_") else GPUTarget("hip", arch, 64)
+                        for arch in _ARCHES}
+
+    def get_current_device(self):
+        return f"ahead of time for {self.arch}"  # the key under which a kernel keeps what was compiled
+
+    def get_current_stream(self, device=None):
+        return 0
+
+    def get_current_target(self):
+        return self.targets[self.arch]
+
+    def get_active_torch_device(self):
+        return torch.device("meta")
+
+
+def compile_for(arch: str, call) -> list[Resources]:
+    """What ``call()``, on meta tensors, launches on a device of this architecture, compiled; each kernel and configuration once."""
+    with record(device.KNOWN[arch]) as launches:
+        call()
+    seen, found = set(), []
+    for launch in launches:
+        key = (launch.kernel.fn.__name__, repr(sorted(launch.options.items())), repr(_types(launch.args)))
+        if key not in seen:
+            seen.add(key)
+            found.append(compile_launch(arch, launch))
+    return found
+
+
+def _types(args):
+    return [(a.dtype, a.ndim) if isinstance(a, torch.Tensor) else type(a).__name__ for a in args]
+
+
+def compile_launch(arch: str, launch: Launch) -> Resources:
+    from triton.runtime.driver import driver
+
+    before = driver._active
+    ours = _Driver()
+    ours.arch = arch
+    driver.set_active(ours)
+    try:
+        compiled = launch.kernel.warmup(*launch.args, grid=launch.grid, enable_fp_fusion=True, **launch.options)
+    finally:
+        driver._active = before
+    read = _read_cuda if "cubin" in compiled.asm else _read_amd
+    registers, spilled, matrix = read(compiled)
+    return Resources(launch.kernel.fn.__name__, arch, compiled.metadata.shared, registers, spilled, matrix, launch.options)
+
+
+def _read_cuda(compiled):
+    """From the machine code: registers, stack (spills and arrays that are indexed at run time), the matrix instruction."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        usage = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True).stdout
+    registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", usage).groups()
+    ptx = compiled.asm["ptx"]
+    matrix = next((name for name in ("wgmma", "tcgen05", "mma") if f"{name}.mma_async" in ptx or f"{name}.mma" in ptx or
+                   (name == "mma" and "mma.sync" in ptx)), "")
+    return int(registers), int(stack), matrix
+
+
+def _read_amd(compiled):
+    text = compiled.asm["amdgcn"]
+    registers = int(re.search(r"\.vgpr_count:\s+(\d+)", text)[1])
+    spilled = int(re.search(r"\.vgpr_spill_count:\s+(\d+)", text)[1])
+    return registers, spilled, "mfma" if "v_mfma" in text else ""
+
+
+def table(rows: list[Resources]) -> str:
+    lines = [f"{'kernel':<24} {'arch':<8} {'shared':>8} {'registers':>9} {'spilled':>7}  {'matrix':<8} blocks"]
+    for r in rows:
+        blocks = " ".join(f"{k}={v}" for k, v in r.options.items() if k.isupper() and isinstance(v, int) and not isinstance(v, bool)
+                          and k.startswith("B"))
+        lines.append(f"{r.kernel:<24} {r.arch:<8} {r.shared:>8} {r.registers:>9} {r.spilled:>7}  {r.matrix or '-':<8} {blocks}"
+                     f" warps={r.options.get('num_warps', 4)} stages={r.options.get('num_stages', '-')}")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    import argparse
+
+    from .main_calls import CALLS
+
+    parser = argparse.ArgumentParser(prog="python -m fastdl.gpu.ahead", description="What the main kernels need of a GPU, without one.")
+    parser.add_argument("--arch", choices=_ARCHES, nargs="+", default=list(_ARCHES))
+    parser.add_argument("names", nargs="*", help=f"which calls (default: all): {', '.join(CALLS)}")
+    options = parser.parse_args()
+    os.environ.pop("TRITON_INTERPRET", None)
+    rows = []
+    for name in options.names or CALLS:
+        for arch in options.arch:
+            rows += compile_for(arch, CALLS[name])
+    print(table(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,186 @@
+"""An operator called with tensors on a GPU: its checks, its kernel, its gradient.
+
+The checks are the operator's own (tensors.py lets them read a tensor). The kernels are those of the ``triton`` backend, a module
+``triton_backend.py`` in a room, with the signatures that op.py describes, over plain tensors. Where they cannot serve a call
+(no such kernel, no Triton, a GPU too old), torch's operator of the same name does, and a warning says so once; a call
+under ``use_backend("triton")`` raises instead.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from ..op import _flatten, _reshape, current_backend
+from ..torch import _Gradient
+from . import device, fallback
+from .tensors import DeviceTensor
+
+
+def call(op, args, kwargs):
+    """The operator's answer to arguments among which are tensors on a GPU."""
+    tensors = _operands(op, args, kwargs)
+    chosen = current_backend()
+    if chosen not in (None, "triton"):
+        raise ValueError(f"{op.name}: the tensors are on {tensors[0].device} and the backend {chosen!r} was chosen, which takes arrays on "
+                         "the CPU; the rule is use_backend('triton') or none")
+    implementation = op.on("triton")
+    reason = implementation if isinstance(implementation, str) else device.refusal(tensors[0])
+    if reason is not None and tensors[0].device.type == "cpu":
+        raise ValueError(f"{op.name}: use_backend('triton') was chosen: {reason}")
+    arrays, params, shapes = op.prepare(*_wrapped(args), **_wrapped_options(op, kwargs))
+    arrays = tuple(None if a is None else a.tensor for a in arrays)
+    if reason is None and implementation.supports is not None:
+        reason = implementation.supports(arrays, params)
+    if reason is not None:
+        return _fall_through(op, args, kwargs, reason)
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        flat = _flatten(op._given(args, kwargs))
+        record = _Call(op.name, implementation, arrays, params, shapes, flat)
+        return _Differentiable.apply(record, *(f for f in flat if isinstance(f, torch.Tensor)))
+    y, _ = implementation.forward(arrays, params, False)
+    return y if shapes is None else _reshape(y, shapes)
+
+
+_said: set[str] = set()
+
+
+def _fall_through(op, args, kwargs, reason):
+    if current_backend() == "triton":
+        raise ValueError(f"{op.name}: the triton backend cannot serve this call: {reason}")
+    function = fallback.torch_function(op.name, args, kwargs)
+    if isinstance(function, str):
+        raise ValueError(f"{op.name}: Triton's kernels cannot serve this call ({reason}), nor can torch's operator ({function})")
+    if op.name not in _said:
+        _said.add(op.name)
+        warnings.warn(f"{op.name}: torch's operator serves this call ({reason}); said once", stacklevel=5)
+    return function()
+
+
+# ------------------------------------------------------------------------------------------------ arguments
+def _operands(op, args, kwargs):
+    """The tensors among the operator's array arguments: all on one device."""
+    named = []
+    for i, name in op._positions:
+        value = args[i] if i < len(args) else kwargs.get(name)
+        if isinstance(value, (tuple, list)):
+            named += [(f"{name}[{j}]", v) for j, v in enumerate(_flatten(value))]
+        else:
+            named.append((name, value))
+    tensors = [(name, v) for name, v in named if isinstance(v, torch.Tensor)]
+    if not tensors:
+        raise TypeError(f"{op.name}: an option is a tensor on a GPU and {named[0][0]} is no tensor; the rule is one kind for all")
+    first, tensor = tensors[0]
+    for name, v in named:
+        if isinstance(v, np.ndarray):
+            raise TypeError(f"{op.name}: {name} is a numpy array and {first} is a torch tensor; the rule is one kind for all")
+    for name, v in tensors:
+        if v.device != tensor.device:
+            raise ValueError(f"{op.name}: {name} is on {v.device}, {first} is on {tensor.device}; the rule is one device for all")
+        if v.layout is not torch.strided:
+            raise TypeError(f"{op.name}: {name} has layout {v.layout}; the rule is torch.strided (dense)")
+    return [t for _, t in tensors]
+
+
+def _wrap(value):
+    if isinstance(value, torch.Tensor):
+        value = value.detach()
+        return DeviceTensor(value.resolve_neg() if value.is_neg() else value)
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(_wrap, value)) if type(value) in (tuple, list) else tuple(map(_wrap, value))
+    return value
+
+
+def _wrapped(args):
+    return tuple(map(_wrap, args))
+
+
+def _wrapped_options(op, kwargs):
+    """Array arguments as the checks see them; an option's tensor (the lengths of sequences) as an array, which waits for the GPU."""
+    return {name: v.detach().cpu().numpy() if isinstance(v, torch.Tensor) and name not in op.tensors else _wrap(v)
+            for name, v in kwargs.items()}
+
+
+# ------------------------------------------------------------------------------------------------ gradients
+class _Call(NamedTuple):
+    name: str
+    implementation: Any
+    arrays: tuple
+    params: Any
+    shapes: Any
+    flat: list  # the operator's tensor arguments in the order of its gradients
+
+
+class _Differentiable(torch.autograd.Function):
+    """An operator with its backward kernels, for torch.autograd."""
+
+    @staticmethod
+    def forward(ctx, call, *tensors):
+        if call.implementation.backward is None:
+            raise ValueError(f"{call.name}: the triton backend has no gradient for it")
+        y, saved = call.implementation.forward(call.arrays, call.params, True)
+        ctx.form = tuple(t.shape for t in y) if isinstance(y, tuple) else y.shape
+        result = y if call.shapes is None else _reshape(y, call.shapes)
+        kept: list[torch.Tensor] = []
+        ctx.saved = _put_away(saved, kept)
+        ctx.inputs = _put_away(call.arrays, kept)
+        ctx.call = call._replace(arrays=None, flat=[None if f is None else (f.shape, isinstance(f, torch.Tensor)) for f in call.flat])
+        # saved_tensors makes torch refuse, as for its own operators, when one was changed in place in between
+        ctx.save_for_backward(*tensors, *kept)
+        ctx.given = len(tensors)
+        ctx.set_materialize_grads(False)
+        outputs = result if isinstance(result, tuple) else (result,)
+        ctx.mark_non_differentiable(*(t for t in outputs if not t.is_floating_point()))
+        return result
+
+    @staticmethod
+    def backward(ctx, *grads):
+        inputs, kept = ctx.saved_tensors[: ctx.given], ctx.saved_tensors[ctx.given :]
+        with torch.no_grad():
+            found = _Differentiable.gradients(ctx, kept, grads)
+        # where a graph of the gradients is asked for, torch finds its way through them to a clear error
+        return (None, *(_Gradient.apply(ctx.call.name, len(found), *found, *inputs, *grads) if torch.is_grad_enabled() else found))
+
+    @staticmethod
+    def gradients(ctx, kept, grads):
+        call, form = ctx.call, ctx.form
+        arrays, saved = _take_out(ctx.inputs, kept), _take_out(ctx.saved, kept)
+        wanted = iter(ctx.needs_input_grad[1:])
+        flat_needs = tuple(f is not None and f[1] and next(wanted) for f in call.flat)
+        if all(g is None for g in grads):
+            return (None,) * (len(ctx.needs_input_grad) - 1)
+        needs = tuple(bool(n) and a is not None and a.is_floating_point() for n, a in zip(flat_needs, arrays, strict=True))
+        if not isinstance(form, torch.Size):  # several outputs
+            given = tuple(None if g is None else g.reshape(s) for g, s in zip(grads, form, strict=True))
+        else:
+            given = grads[0].reshape(form)
+        found = call.implementation.backward(given, arrays, saved, call.params, needs)
+        return tuple(None if g is None or not n else g.reshape(f[0])
+                     for g, n, f in zip(found, needs, call.flat, strict=True) if f is not None and f[1])
+
+
+def _put_away(value, kept):
+    """``value`` with places in ``kept`` for its tensors."""
+    if isinstance(value, torch.Tensor):
+        kept.append(value)
+        return _Place(len(kept) - 1)
+    if isinstance(value, (tuple, list)):
+        items = [_put_away(v, kept) for v in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    return value
+
+
+class _Place(NamedTuple):
+    index: int
+
+
+def _take_out(value, kept):
+    if isinstance(value, _Place):
+        return kept[value.index]
+    if isinstance(value, (tuple, list)):
+        items = [_take_out(v, kept) for v in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    return value

@@ -1,0 +1,166 @@
+"""``fastdl tune``: measure candidate configurations on this GPU and write the best of each problem into its table.
+
+A problem is an operator at a size; each candidate's answer is compared with the first one's before it is timed. What is found goes
+to a file that configs.py reads before the package's own tables.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import statistics
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+import fastdl.functional as F
+
+from . import configs, device
+from .launch import cdiv
+
+HALF = torch.bfloat16
+
+
+class Problem(NamedTuple):
+    kernel: str
+    bounds: dict  # for which sizes the answer counts
+    make: Any  # device -> a call
+
+
+def _around(n):
+    """The sizes from half way below to half way above, by ratio."""
+    return [n * 3 // 4 + 1, n * 3 // 2]
+
+
+def _randn(*shape, where):
+    return torch.randn(shape, device=where, dtype=HALF)
+
+
+def _last(*shape, where):
+    return _randn(*shape, where=where).to(memory_format=torch.channels_last)
+
+
+def _matmul(m, n, k):
+    def make(where):
+        a, b = _randn(m, k, where=where), _randn(n, k, where=where).mT
+        return lambda: F.matmul(a, b)
+    return make
+
+
+def _conv(c, k, size, kernel, stride, batch=32):
+    def make(where):
+        x, w = _last(batch, c, size, size, where=where), _last(k, c, kernel, kernel, where=where)
+        return lambda: F.conv2d(x, w, stride=stride, padding=kernel // 2)
+    return make
+
+
+def _conv_weights(c, k, size, kernel, batch=32):
+    def make(where):
+        x, w = _last(batch, c, size, size, where=where), _last(k, c, kernel, kernel, where=where).requires_grad_()
+        y = F.conv2d(x, w, padding=kernel // 2)
+        g = torch.randn_like(y)
+        return lambda: torch.autograd.grad(y, w, g, retain_graph=True)[0]
+    return make
+
+
+def problems() -> list[Problem]:
+    found = []
+    for n in (1024, 2048, 4096, 8192):
+        bounds = {"m": _around(n), "n": _around(n), "k": _around(n), "bytes": [2, 2]}
+        found.append(Problem("product_by_tiles", bounds | {"tiles": _around(cdiv(n, 128) ** 2)}, _matmul(n, n, n)))
+    for m in (1, 16, 64):
+        for n in (1024, 4096, 8192):
+            bounds = {"m": [m // 4 + 1, m], "n": _around(n), "k": _around(n), "bytes": [2, 2]}
+            found.append(Problem("product", bounds, _matmul(m, n, n)))
+    for c, k, size, kernel, stride in ((64, 64, 56, 3, 1), (128, 128, 28, 3, 1), (256, 256, 14, 3, 1), (512, 512, 7, 3, 1),
+                                       (128, 128, 56, 3, 2), (256, 512, 56, 1, 2), (512, 1024, 28, 1, 2)):
+        m = 32 * cdiv(size, stride) ** 2
+        bounds = {"m": _around(m), "n": _around(k), "c": _around(c), "taps": [kernel**2] * 2, "bytes": [2, 2]}
+        found.append(Problem("correlate", bounds, _conv(c, k, size, kernel, stride)))
+        if stride == 1:
+            bounds = {name: value for name, value in bounds.items() if name != "bytes"}
+            found.append(Problem("correlate_by_tiles", bounds, _conv(c, k, size, kernel, stride)))
+    for c, size in ((64, 56), (128, 28), (256, 14), (512, 7)):
+        bounds = {"n": _around(c), "c": _around(c), "taps": [9, 9], "bytes": [2, 2]}
+        found.append(Problem("weight_gradient", bounds, _conv_weights(c, c, size, 3)))
+    return found
+
+
+def _grid(**choices):
+    return [dict(zip(choices, values, strict=True)) for values in product(*choices.values())]
+
+
+CANDIDATES = {
+    "product_by_tiles": _grid(BM=[128, 256], BN=[128, 256], BK=[64], GROUP=[8, 16], HALVES=[0, 1], num_warps=[8], num_stages=[3, 4]),
+    "product": _grid(BM=[16, 64], BN=[32, 64, 128], BK=[64, 128], GROUP=[8], MAX_SPLITS=[16, 64], num_warps=[4], num_stages=[3, 5]),
+    "correlate": _grid(BM=[64, 128], BN=[64, 128, 256], BK=[32, 64], GROUP=[8], MAX_SPLITS=[1, 8], num_warps=[4, 8], num_stages=[3, 4]),
+    "correlate_by_tiles": [{"use": 0}] + _grid(BM=[64, 128, 256], BN=[64, 128, 256], BK=[64], GROUP=[8], num_warps=[4, 8],
+                                               num_stages=[3, 4]),
+    "weight_gradient": _grid(BM=[64, 128], BN=[64, 128], BK=[32, 64], MAX_SPLITS=[16, 64], num_warps=[4, 8], num_stages=[2, 3]),
+}
+
+
+def microseconds(call, flush: torch.Tensor, budget=0.05) -> float:
+    """The median time of a call by the GPU's own clock, with nothing of its data in the L2 cache."""
+    def once():
+        flush.zero_()
+        start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        call()
+        stop.record()
+        return start, stop
+
+    for _ in range(3):
+        start, stop = once()
+    torch.cuda.synchronize()
+    repeats = max(5, min(200, int(budget * 1e3 / max(start.elapsed_time(stop), 1e-3))))
+    events = [once() for _ in range(repeats)]
+    torch.cuda.synchronize()
+    return 1e3 * statistics.median(a.elapsed_time(b) for a, b in events)
+
+
+def best(problem: Problem, where, measure, candidates=None) -> dict | None:
+    """The fastest candidate whose answer is that of the present configuration; None where no candidate runs."""
+    call = problem.make(where)
+    want = call().float()
+    found = None
+    for candidate in CANDIDATES[problem.kernel] if candidates is None else candidates:
+        with configs.use(problem.kernel, **candidate):
+            try:
+                got = call().float()
+            except Exception as error:  # too much shared memory, too many registers: Triton's own errors, of no common class
+                if not type(error).__module__.startswith("triton"):
+                    raise
+                continue
+            if not (got - want).norm() <= 0.02 * want.norm():
+                continue
+            time = measure(call)
+        if found is None or time < found[0]:
+            found = time, candidate
+    return found and found[1]
+
+
+def tune(kernels, folder: Path, report, measure=None, where="cuda", all_problems=None, candidates=None) -> Path:
+    """Tune the named kernels (all where none is named) and write the device's table into ``folder``; answers the file."""
+    card = device.of(torch.empty(0, device=where))
+    if measure is None:
+        flush = torch.empty(256 << 20, dtype=torch.uint8, device=where)
+        measure = lambda call: microseconds(call, flush)
+    path = folder / f"{configs.table_name(card.name)}.json"
+    table = json.loads(path.read_text()) if path.exists() else {"kernels": {}}
+    todo = [p for p in (problems() if all_problems is None else all_problems) if not kernels or p.kernel in kernels]
+    tuned: dict[str, list] = {}
+    for i, problem in enumerate(todo):
+        report(i, len(todo), problem.kernel)
+        winner = best(problem, where, measure, candidates)
+        if winner is not None:
+            tuned.setdefault(problem.kernel, []).append({"if": problem.bounds, "use": winner})
+    report(len(todo), len(todo), "done")
+    table["kernels"].update(tuned)
+    table |= {"device": card.name, "tuned": {"triton": importlib.metadata.version("triton"), "torch": torch.__version__}}
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(table, indent=2) + "\n")
+    configs.forget()
+    return path

@@ -1,0 +1,273 @@
+"""Recurrent networks on a GPU: one product for the input's share of all steps and directions, then the steps.
+
+A layer's directions run in the same launches. Gradients of the weights are one product each over all steps. Not served, and said
+so: peepholes, projections, and gru with linear_before_reset=False.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ...gpu import configs, device
+from ...gpu.launch import cdiv, launch, power_of_two
+from ..matmul.triton_gemm import gemm
+from ..triton_columns import gradient_of_last_step
+from . import triton_advance, triton_sequence
+from .layout import GATES, Weights, alive, dropout_kept, join, split
+
+
+def rnn_supports(arrays, params):
+    if params.projection:
+        return "it has projections"
+    if params.peepholes:
+        return "it has peepholes"
+    if params.mode == "gru" and not params.linear_before_reset:
+        return "linear_before_reset is False"
+    return None
+
+
+class Layer(NamedTuple):
+    """What a layer's forward pass keeps for its backward pass."""
+
+    x: torch.Tensor  # (T, B, features)
+    gates: torch.Tensor  # (T, B, R * G * H) after their activations
+    before: torch.Tensor  # (T, B, R * H): h before each step
+    cells: torch.Tensor | None
+    inner: torch.Tensor | None
+
+
+class _Plan(NamedTuple):
+    resident: bool
+    grid: tuple
+    blocks: dict
+    constants: dict
+
+
+def _plan(x, batch, hidden, directions, mode):
+    """Which kernel: weights that fit registers and shared memory of a program stay there for the whole sequence."""
+    where = device.of(x)
+    gates = GATES[mode]
+    width = max(16, power_of_two(hidden))
+    limits = configs.pick("sequence", where, batch=batch, hidden=hidden)
+    constants = dict(MODE=mode, GATES=gates, R=directions, PRECISION=device.precision(x, where, torch.backends.cudnn.allow_tf32))
+    if gates * width * width * x.element_size() <= limits["WEIGHTS"]:
+        blocks = dict(BB=limits["BB"], HB=width, num_warps=limits["num_warps"], num_stages=1)
+        return _Plan(True, (cdiv(batch, blocks["BB"]), directions), blocks, constants)
+    blocks = dict(configs.pick("advance", where, batch=batch, hidden=hidden, bytes=x.element_size()))
+    return _Plan(False, (cdiv(batch, blocks["BB"]), cdiv(hidden, blocks["BN"]), directions), blocks, constants)
+
+
+def _together(weights, name):
+    """One array of every direction's, (R, ...)."""
+    values = [getattr(w, name) for w in weights]
+    return values[0].contiguous()[None] if len(values) == 1 else torch.stack(values)
+
+
+def _input_bias(weights, mode, hidden):
+    """b_ih + b_hh of every direction, flat, without gru's b_hn, which the reset gate multiplies; and that."""
+    if weights[0].b_ih is None:
+        return None, None
+    b_hh = _together(weights, "b_hh")
+    rest = None
+    if mode == "gru":
+        rest = b_hh[:, 2 * hidden:].contiguous()
+        b_hh = b_hh.clone()
+        b_hh[:, 2 * hidden:] = 0
+    return (_together(weights, "b_ih") + b_hh).view(-1), rest
+
+
+def _run_layer(x, h0, c0, weights, lengths, mode, hidden, train):
+    """(y (T, B, R * H), h_n (R, B, H), c_n or None, Layer or None)."""
+    steps, batch, features = x.shape
+    count = len(weights)
+    tf32 = torch.backends.cudnn.allow_tf32
+    bias, bias_n = _input_bias(weights, mode, hidden)
+    w_ih = _together(weights, "w_ih").flatten(0, 1)
+    gates = gemm(x.reshape(steps * batch, features), w_ih.mT, bias=bias, tf32=tf32)[0].view(steps, batch, w_ih.shape[0])
+    w_hh = _together(weights, "w_hh")
+    lstm = mode == "lstm"
+
+    def new(*shape, dtype=x.dtype):
+        return torch.empty(shape, dtype=dtype, device=x.device)
+
+    y = new(steps, batch, count * hidden)
+    before = new(*y.shape) if train else None
+    cells = new(*y.shape, dtype=torch.float32) if train and lstm else None
+    inner = new(*y.shape) if train and mode == "gru" else None
+    kept = Layer(x, gates, before, cells, inner) if train else None
+    if batch == 0:
+        return y, new(count, 0, hidden), new(count, 0, hidden) if lstm else None, kept
+    plan = _plan(x, batch, hidden, count, mode)
+    common = dict(**plan.constants, TRAIN=train, LENGTHS=lengths is not None, BIAS=bias_n is not None, **plan.blocks)
+    if plan.resident:
+        h_n = new(count, batch, hidden)
+        c_n = new(count, batch, hidden) if lstm else None
+        launch(triton_sequence.sequence, plan.grid, x, gates, w_hh, bias_n, h0, c0, lengths, y, h_n, c_n, before, cells, inner, steps,
+               batch, hidden, H0=h0 is not None, C0=c0 is not None, **common)
+        return y, h_n, c_n, kept
+    states = [h0.contiguous() if h0 is not None else torch.zeros((count, batch, hidden), dtype=x.dtype, device=x.device),
+              new(count, batch, hidden), new(count, batch, hidden)]
+    cell = (torch.zeros((count, batch, hidden), device=x.device) if c0 is None else c0.float().clone()) if lstm else None
+    state = states[0]
+    for s in range(steps):
+        following = states[1 + s % 2]
+        launch(triton_advance.advance, plan.grid, x, gates, w_hh, bias_n, lengths, state, following, cell, y, before, cells, inner, s,
+               steps, batch, hidden, **common)
+        state = following
+    return y, state, cell.to(x.dtype) if lstm else None, kept
+
+
+def _run_layer_backward(dy, dh_n, dc_n, kept, c0, weights, lengths, mode, hidden, need, need_x):
+    """(dx or None, dh0, dc0 (R, B, H), the gradients of the Weights)."""
+    x, gates, before, cells, inner = kept
+    steps, batch, features = x.shape
+    count = len(weights)
+    tf32, lstm = torch.backends.cudnn.allow_tf32, mode == "lstm"
+    w_hh = _together(weights, "w_hh")
+    d_input = torch.empty_like(gates)
+    d_state = torch.empty_like(gates) if mode == "gru" else d_input
+    if batch == 0:
+        dh0 = torch.zeros((count, 0, hidden), dtype=x.dtype, device=x.device)
+        dc0 = dh0.clone() if lstm else None
+    else:
+        plan = _plan(x, batch, hidden, count, mode)
+        common = dict(**plan.constants, LENGTHS=lengths is not None, C0=c0 is not None, DY=dy is not None, **plan.blocks)
+        if plan.resident:
+            dh0 = torch.empty((count, batch, hidden), dtype=x.dtype, device=x.device)
+            dc0 = torch.empty_like(dh0) if lstm else None
+            launch(triton_sequence.sequence_backward, plan.grid, x, gates, w_hh, c0, lengths, dy, dh_n, dc_n, before, cells, inner, d_input,
+                   d_state, dh0, dc0, steps, batch, hidden, DH=dh_n is not None, DC=dc_n is not None, **common)
+        else:
+            def start(given):
+                return torch.zeros((count, batch, hidden), device=x.device) if given is None else given.float().clone()
+
+            carry, dc = start(dh_n), start(dc_n) if lstm else None
+            for s in range(steps + 1):
+                launch(triton_advance.retreat, plan.grid, x, gates, w_hh, c0, lengths, dy, carry, dc, before, cells, inner, d_input,
+                       d_state, s, steps, batch, hidden, LAST=s == steps, **common)
+            dh0, dc0 = carry.to(x.dtype), dc.to(x.dtype) if lstm else None
+    rows, columns = steps * batch, GATES[mode] * hidden
+    at_input, at_state = d_input.view(rows, count * columns), d_state.view(rows, count * columns)
+    dx = gemm(at_input, _together(weights, "w_ih").flatten(0, 1), tf32=tf32)[0].view(x.shape) if need_x else None
+    grads = []
+    for r, wanted in enumerate(need):
+        part = slice(r * columns, (r + 1) * columns)
+        one, two = at_input[:, part], at_state[:, part]
+        db_ih = gradient_of_last_step(one, None, None, False, False, True)[1] if wanted.b_ih else None
+        db_hh = gradient_of_last_step(two, None, None, False, False, True)[1] if wanted.b_hh else None
+        h = before.view(rows, -1)[:, r * hidden:(r + 1) * hidden]
+        grads.append(Weights(gemm(one.mT, x.reshape(rows, features), tf32=tf32)[0] if wanted.w_ih else None,
+                             gemm(two.mT, h, tf32=tf32)[0] if wanted.w_hh else None, db_ih, db_hh))
+    return dx, dh0, dc0, grads
+
+
+# ------------------------------------------------------------------------------------------------ sequences
+def _time_major(x, params):
+    """A packed or padded x, or gradient of y, as contiguous (T, B, ...), and which rows of it a packed one's are."""
+    if params.batch_sizes is None:
+        return x.contiguous(), None
+    live = alive(params, len(params.batch_sizes))
+    rows = torch.from_numpy(np.flatnonzero(live.reshape(-1))).to(x.device)
+    padded = torch.zeros((live.size, *x.shape[1:]), dtype=x.dtype, device=x.device)
+    return padded.index_copy_(0, rows, x).view(*live.shape, *x.shape[1:]), rows
+
+
+def _lengths(params, steps, where):
+    """int32 (B,), or None where every row has all steps."""
+    if params.batch_sizes is not None:
+        lengths = alive(params, steps).sum(axis=0)
+    elif params.lengths is not None:
+        lengths = np.array(params.lengths)
+    else:
+        return None
+    return torch.from_numpy(lengths.astype(np.int32)).to(where)
+
+
+def _as_given(y, params, rows):
+    if rows is not None:
+        return y.reshape(-1, *y.shape[2:])[rows]
+    return y.transpose(0, 1) if params.batch_first else y
+
+
+def _without_padding(x, lengths):
+    """x (T, B, ...) with zeros where no row is alive: what lies in the padding, be it NaN, must not reach a gradient."""
+    if lengths is None:
+        return x
+    live = torch.arange(len(x), device=x.device)[:, None] < lengths
+    return torch.where(live[:, :, None], x, torch.zeros((), dtype=x.dtype, device=x.device))
+
+
+def rnn(arrays, params, train):
+    given, h0, c0, weights = split(arrays, params)
+    x, rows = _time_major(given, params)
+    lengths = _lengths(params, len(x), x.device)
+    x = _without_padding(x, lengths)
+    kept_by_dropout = [None if k is None else torch.from_numpy(k).to(x.device) for k in dropout_kept(params, *x.shape[:2])]
+    h_n, c_n, layers = [], [], []
+    for layer in range(params.layers):
+        part = slice(layer * params.directions, (layer + 1) * params.directions)
+        x, h, c, kept = _run_layer(x, None if h0 is None else h0[part].contiguous(), None if c0 is None else c0[part].contiguous(),
+                                   weights[part], lengths, params.mode, params.hidden, train)
+        h_n.append(h)
+        c_n.append(c)
+        layers.append(kept)
+        x = _dropped(x, kept_by_dropout[layer], params.dropout)
+    results = (_as_given(x, params, rows), torch.cat(h_n))
+    if params.mode == "lstm":
+        results += (torch.cat(c_n),)
+    return results, (layers, kept_by_dropout, lengths, rows) if train else None
+
+
+def _dropped(x, kept, rate):
+    return x if kept is None else x * (kept * (1 / (1 - rate) if rate < 1 else 0)).to(x.dtype)
+
+
+def rnn_backward(grad, arrays, saved, params, needs):
+    layers, kept_by_dropout, lengths, rows = saved
+    _, h0, c0, weights = split(arrays, params)
+    need_x, need_h0, need_c0, need = split(needs, params)
+    dy, dh_n, dc_n = (*grad, None)[:3]
+    if dy is not None:
+        dy = _time_major(dy.transpose(0, 1) if params.batch_first else dy, params)[0]
+    dh0, dc0, grads = [], [], [None] * len(weights)
+    for layer in reversed(range(params.layers)):
+        part = slice(layer * params.directions, (layer + 1) * params.directions)
+        if dy is not None:
+            dy = _dropped(dy, kept_by_dropout[layer], params.dropout)
+        dy, dh, dc, grads[part] = _run_layer_backward(
+            dy, None if dh_n is None else dh_n[part].contiguous(), None if dc_n is None else dc_n[part].contiguous(), layers[layer],
+            None if c0 is None else c0[part].contiguous(), weights[part], lengths, params.mode, params.hidden, need[part],
+            layer > 0 or need_x)
+        dh0.insert(0, dh)
+        dc0.insert(0, dc)
+    if need_x:
+        dy = _as_given(_without_padding(dy, lengths), params, rows)
+    return join(dy, torch.cat(dh0) if need_h0 else None, torch.cat(dc0) if need_c0 else None, grads, params)
+
+
+# ------------------------------------------------------------------------------------------------ cells: sequences of one step
+def rnn_cell(arrays, params, train):
+    x, h, c, w = _split_cell(arrays, params)
+    _, h_n, c_n, kept = _run_layer(x[None], h[None].contiguous(), None if c is None else c[None].contiguous(), [w], None, params.mode,
+                                   h.shape[1], train)
+    return (h_n[0], c_n[0]) if params.mode == "lstm" else h_n[0], kept
+
+
+def rnn_cell_backward(grad, arrays, kept, params, needs):
+    x, h, c, w = _split_cell(arrays, params)
+    dh, dc = grad if params.mode == "lstm" else (grad, None)
+    need_x, _, _, need = _split_cell(needs, params)
+    dx, dh0, dc0, (grads,) = _run_layer_backward(
+        None, None if dh is None else dh[None].contiguous(), None if dc is None else dc[None].contiguous(), kept,
+        None if c is None else c[None].contiguous(), [w], None, params.mode, h.shape[1], [need], need_x)
+    states = (dh0[0], dc0[0]) if params.mode == "lstm" else (dh0[0],)
+    return None if dx is None else dx[0], *states, *grads[:4]
+
+
+def _split_cell(values, params):
+    x, h, *rest = values
+    c = rest.pop(0) if params.mode == "lstm" else None
+    return x, h, c, Weights(*rest)

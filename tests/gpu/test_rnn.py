@@ -1,0 +1,144 @@
+"""Recurrent networks on a GPU against torch in float64: weights that stay with a program (small hidden sizes) and one launch a step."""
+
+import pytest
+import torch
+from cases import DEVICE, DTYPES, NAMES, check, randn
+
+import fastdl.functional as F
+
+GATES = {"rnn_tanh": 1, "rnn_relu": 1, "gru": 3, "lstm": 4}
+
+
+def parameters(mode, features, hidden, layers=1, directions=1, biases=True):
+    made, seed = [], 0
+    for layer in range(layers):
+        for _ in range(directions):
+            rows, width = GATES[mode] * hidden, features if layer == 0 else directions * hidden
+            shapes = [(rows, width), (rows, hidden)] + [(rows,)] * 2 * biases
+            made += [randn(*s, seed=(seed := seed + 1)) * 0.3 for s in shapes]
+    return made
+
+
+def states(mode, n, batch, hidden):
+    h = randn(n, batch, hidden, seed=5) * 0.5
+    return (h, randn(n, batch, hidden, seed=6) * 0.5) if mode == "lstm" else h
+
+
+def run(mode, steps=3, batch=5, features=7, hidden=9, layers=1, directions=1, biases=True, batch_first=False, dtype=torch.float32):
+    x = randn(*((batch, steps) if batch_first else (steps, batch)), features)
+    options = (biases, layers, 0.0, False, directions == 2, batch_first)
+    check(lambda x, hx, p: getattr(F, mode)(x, hx, p, *options), lambda x, hx, p: getattr(torch, mode)(x, hx, p, *options),
+          [x, states(mode, layers * directions, batch, hidden), parameters(mode, features, hidden, layers, directions, biases)],
+          kind="recurrent", n=hidden * steps, dtype=dtype)
+
+
+@pytest.mark.parametrize("mode", GATES)
+@pytest.mark.parametrize("hidden,batch", [(9, 17), (20, 5)])
+@pytest.mark.parametrize("directions", [1, 2])
+def test_one_layer(mode, directions, hidden, batch):
+    run(mode, hidden=hidden, batch=batch, directions=directions)
+
+
+@pytest.mark.parametrize("mode", GATES)
+def test_layers_without_biases(mode):
+    run(mode, layers=2, directions=2, biases=False, batch_first=True, batch=3)
+    run(mode, hidden=17, layers=2, biases=True, batch=3, steps=2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=NAMES[1:])
+@pytest.mark.parametrize("mode", GATES)
+@pytest.mark.parametrize("hidden", [9, 20])
+def test_halves(mode, dtype, hidden):
+    run(mode, hidden=hidden, dtype=dtype)
+
+
+@pytest.mark.parametrize("hidden", [6, 18])
+@pytest.mark.parametrize("mode", GATES)
+@pytest.mark.parametrize("packed", [False, True])
+def test_variable_lengths(mode, hidden, packed):
+    """Against torch over packed sequences, both directions, with NaN in the padding."""
+    lengths, features, batch = [4, 3, 1], 5, 3
+    x = randn(4, batch, features)
+    p = parameters(mode, features, hidden, directions=2)
+    hx = states(mode, 2, batch, hidden)
+    padded = x.clone()
+    for b, n in enumerate(lengths):
+        padded[n:, b] = float("nan")
+
+    def ours(t):
+        return t.float().to(DEVICE).requires_grad_()
+
+    pack = torch.nn.utils.rnn.pack_padded_sequence(x, lengths)
+    mine = ours(pack.data if packed else padded)
+    my_p, my_hx = [ours(w) for w in p], tuple(map(ours, hx)) if mode == "lstm" else ours(hx)
+    extra = {"batch_sizes": tuple(pack.batch_sizes.tolist())} if packed else {"lengths": lengths}
+    y, *finals = getattr(F, mode)(mine, my_hx, my_p, bidirectional=True, **extra)
+
+    data = pack.data.clone().requires_grad_()
+    their_p = [w.clone().requires_grad_() for w in p]
+    their_hx = tuple(h.clone().requires_grad_() for h in hx) if mode == "lstm" else hx.clone().requires_grad_()
+    want, *want_finals = getattr(torch, mode)(data, pack.batch_sizes, their_hx, their_p, True, 1, 0.0, False, True)
+
+    def unpacked(t):
+        padded_again = torch.nn.utils.rnn.PackedSequence(t, pack.batch_sizes)
+        return t if packed else torch.nn.utils.rnn.pad_packed_sequence(padded_again, total_length=4)[0]
+
+    close = dict(rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(y.cpu().double(), unpacked(want), **close)
+    for a, b in zip(finals, want_finals, strict=True):
+        torch.testing.assert_close(a.cpu().double(), b, **close)
+    seeds = [randn(*t.shape, seed=i) for i, t in enumerate((want, *want_finals))]
+    torch.autograd.backward((y, *finals), [unpacked(seeds[0]).float().to(DEVICE), *(s.float().to(DEVICE) for s in seeds[1:])])
+    torch.autograd.backward((want, *want_finals), seeds)
+    torch.testing.assert_close(mine.grad.cpu().double(), unpacked(data.grad), **close)
+    as_list = (lambda h: list(h) if isinstance(h, tuple) else [h])
+    for a, b in zip(my_p + as_list(my_hx), their_p + as_list(their_hx), strict=True):
+        torch.testing.assert_close(a.grad.cpu().double(), b.grad, **close)
+
+
+@pytest.mark.parametrize("mode", GATES)
+@pytest.mark.parametrize("biases", [True, False])
+def test_cells(mode, biases):
+    name = mode + "_cell"
+    h = tuple(randn(3, 9, seed=i) for i in range(2)) if mode == "lstm" else randn(3, 9)
+    check(lambda x, h, p: getattr(F, name)(x, h, *p), lambda x, h, p: getattr(torch, name)(x, h, *p),
+          [randn(3, 5), h, parameters(mode, 5, 9, biases=biases)], kind="recurrent", n=9)
+
+
+def test_no_state_and_no_batch():
+    p = [w.float().to(DEVICE) for w in parameters("gru", 4, 6)]
+    x = randn(3, 2, 4).float().to(DEVICE)
+    zeros = torch.zeros(1, 2, 6, device=DEVICE)
+    torch.testing.assert_close(F.gru(x, None, p)[0], F.gru(x, zeros, p)[0])
+    torch.testing.assert_close(F.gru(x[:, 0], None, p)[0], F.gru(x, None, p)[0][:, 0], rtol=1e-5, atol=1e-6)
+    assert F.gru(x[:, :0], None, p)[0].shape == (3, 0, 6)
+
+
+@pytest.mark.parametrize("mode", ["gru", "lstm"])
+def test_gradients_of_some_outputs_only(mode):
+    p = [w.float().to(DEVICE) for w in parameters(mode, 4, 6)]
+    for which in (0, 1):
+        x = randn(3, 2, 4).float().to(DEVICE).requires_grad_()
+        getattr(F, mode)(x, None, p)[which].sum().backward()
+        x64 = x.detach().cpu().double().requires_grad_()
+        zeros = torch.zeros(1, 2, 6, dtype=torch.float64)
+        getattr(torch, mode)(x64, (zeros, zeros) if mode == "lstm" else zeros, [w.cpu().double() for w in p], True, 1, 0.0, False, False,
+                             False)[which].sum().backward()
+        torch.testing.assert_close(x.grad.cpu().double(), x64.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_dropout_draws_what_the_cpu_draws():
+    import fastdl
+
+    p = [w.float() for w in parameters("rnn_tanh", 4, 6, layers=2)]
+    x = randn(3, 2, 4).float()
+    got = F.rnn_tanh(x.to(DEVICE), None, [w.to(DEVICE) for w in p], True, 2, 0.5, True, seed=3)[0]
+    with fastdl.use_backend("reference"):
+        want = F.rnn_tanh(x.numpy(), None, [w.numpy() for w in p], True, 2, 0.5, True, seed=3)[0]
+    torch.testing.assert_close(got.cpu(), torch.from_numpy(want), rtol=1e-4, atol=1e-6)
+
+
+def test_what_is_not_served_is_said():
+    p = [w.float().to(DEVICE) for w in parameters("gru", 4, 6)]
+    with pytest.raises(ValueError, match="linear_before_reset is False"):
+        F.gru(randn(3, 2, 4).float().to(DEVICE), None, p, linear_before_reset=False)
