@@ -1,5 +1,6 @@
 """Optimisers and schedules against torch.optim, over several steps."""
 
+import copy
 import math
 
 import numpy as np
@@ -254,3 +255,17 @@ def test_prepared_weights_are_dropped_by_a_step():
     layer.weight.grad = np.ones(layer.weight.shape, "f4")
     optim.SGD(layer.parameters(), lr=0.5).step()
     np.testing.assert_allclose(layer(x), x @ layer.weight.data.T + layer.bias.data, rtol=1e-3, atol=1e-3)
+
+
+def test_a_copy_steps_its_own_parameters():
+    """The addresses that an optimiser keeps between steps are not its copy's."""
+    p = nn.Parameter(np.ones(5))
+    p.grad = np.ones(5)
+    optimizer = optim.Adam([p], lr=0.1)
+    optimizer.step()
+    before = p.data.copy()
+    other = copy.deepcopy(optimizer)
+    other.param_groups[0]["params"][0].grad = np.ones(5)
+    other.step()
+    np.testing.assert_array_equal(p.data, before)
+    assert (other.param_groups[0]["params"][0].data < before).all()
