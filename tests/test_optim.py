@@ -1,5 +1,6 @@
 """Optimisers and schedules against torch.optim, over several steps."""
 
+import copy
 import math
 
 import numpy as np
@@ -313,3 +314,17 @@ def test_l1_drives_weights_to_zero():
 def test_penalty_refusals(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_a_copy_steps_its_own_parameters():
+    """The addresses that an optimiser keeps between steps are not its copy's."""
+    p = nn.Parameter(np.ones(5))
+    p.grad = np.ones(5)
+    optimizer = optim.Adam([p], lr=0.1)
+    optimizer.step()
+    before = p.data.copy()
+    other = copy.deepcopy(optimizer)
+    other.param_groups[0]["params"][0].grad = np.ones(5)
+    other.step()
+    np.testing.assert_array_equal(p.data, before)
+    assert (other.param_groups[0]["params"][0].data < before).all()

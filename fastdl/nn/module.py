@@ -114,6 +114,16 @@ class Parameter:
         return f"Parameter({self.shape}, {self.dtype}{frozen})"
 
 
+@contextlib.contextmanager
+def edit_all(parameters):
+    """The arrays of many parameters, to write to, as ``edit`` gives one."""
+    try:
+        yield [p._array for p in parameters]
+    finally:
+        for p in parameters:
+            p._owner.forms = {}
+
+
 class IncompatibleKeys(NamedTuple):
     """What ``load_state_dict(strict=False)`` left aside."""
 

@@ -27,7 +27,7 @@ def gradients_norm(gradients, p=2.0) -> float:
         return math.sqrt(sum(float(np.dot(flat, flat)) for flat in (g.reshape(-1) for g in gradients)))
     total = 0.0
     for char, some in _by_dtype(gradients):
-        rows = [(np.ascontiguousarray(g),) for g in some]  # a name keeps copies alive
+        rows = [np.ascontiguousarray(g) for g in some]  # a name keeps copies alive
         pool, chunks, table, owner = compiled().layout(rows)
         sums = np.empty(chunks, char)
         compiled().squares[char](pool, chunks, np.empty(0, char), table, owner, sums)
@@ -49,7 +49,7 @@ def scale_gradients(gradients, scale: float) -> None:
         if id(g) not in taken:
             g *= scale
     for char, some in _by_dtype(whole):
-        pool, chunks, table, owner = compiled().layout([(g,) for g in some])
+        pool, chunks, table, owner = compiled().layout(some)
         compiled().times[char](pool, chunks, np.empty(0, char), table, owner, scale)
 
 

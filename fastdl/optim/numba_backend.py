@@ -167,12 +167,33 @@ def times(pool, chunks, like, table, owner, scale):
 
 
 # ------------------------------------------------------------------------------------------------ from arrays
-def layout(rows):
-    """(pool, chunks, table, owner) for rows of arrays, those of a row of one size, without gaps. The arrays must be kept alive."""
-    sizes = np.array([row[0].size for row in rows], np.int64)
-    counts = (sizes + (CHUNK - 1)) // CHUNK
-    table, owner = np.zeros((len(rows), _COLUMNS), np.int64), np.repeat(np.arange(len(rows)), counts)
-    table[:, SIZE], table[:, FIRST] = sizes, np.cumsum(counts) - counts
-    for at, row in enumerate(rows):
-        table[at, DATA : DATA + len(row)] = [a.__array_interface__["data"][0] for a in row]
-    return parallel.pool() if sizes.sum() > ELEMENTS else 0, len(owner), table, owner
+class Layout:
+    """The table and the chunks' owners for rows of arrays, those of a row of one size, without gaps; it keeps the arrays alive.
+
+    A row's gradient comes second in the table; ``with_gradients`` enters those of a step.
+    """
+
+    def __init__(self, rows):
+        self.rows = rows
+        sizes = np.array([row[0].size for row in rows], np.int64)
+        counts = (sizes + (CHUNK - 1)) // CHUNK
+        self.elements, self.chunks, self.like = int(sizes.sum()), int(counts.sum()), np.empty(0, rows[0][0].dtype)
+        self.owner, self.table = np.repeat(np.arange(len(rows)), counts), np.zeros((len(rows), _COLUMNS), np.int64)
+        self.table[:, SIZE], self.table[:, FIRST] = sizes, np.cumsum(counts) - counts
+        for k in range(len(rows[0])):
+            self.table[:, DATA + k + (k > 0)] = [row[k].__array_interface__["data"][0] for row in rows]
+
+    def is_of(self, rows):
+        return all(a is b for row, other in zip(self.rows, rows, strict=True) for a, b in zip(row, other, strict=True))
+
+    def with_gradients(self, grads):
+        """(pool, table); a table of its own, for two threads may step at once."""
+        table = self.table.copy()
+        table[:, DATA + 1] = [g.__array_interface__["data"][0] for g in grads]
+        return parallel.pool() if self.elements > ELEMENTS else 0, table
+
+
+def layout(arrays):
+    """(pool, chunks, table, owner) for arrays without gaps, each a row of its own. They must be kept alive."""
+    made = Layout([(a,) for a in arrays])
+    return parallel.pool() if made.elements > ELEMENTS else 0, made.chunks, made.table, made.owner

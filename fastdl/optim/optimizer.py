@@ -6,14 +6,13 @@ reference backend was asked for, it is numpy's chain of elementwise operations, 
 
 from __future__ import annotations
 
-import contextlib
 import math
 
 import numpy as np
 
 from .. import check
 from ..nn import Parameter
-from ..nn.module import as_array
+from ..nn.module import as_array, edit_all
 from .gradients import clip_scale, compiled, gradients_norm
 
 _BLOCK = 1 << 15  # elements: six float32 arrays of 128 KB fit a 1 MB second-level cache, and Python's share of the time is small
@@ -37,6 +36,7 @@ class Optimizer:
         self.defaults = defaults
         self.param_groups = []
         self.state: dict[int, dict] = {}  # by the parameter's number in the order of the groups
+        self._layouts: dict = {}  # tables of addresses, used again as long as the arrays are the same
         seen = set()
         for group in params:
             if not isinstance(group, dict) or "params" not in group:
@@ -54,6 +54,9 @@ class Optimizer:
             group = {**defaults, **group, "params": members}
             self.check(group)
             self.param_groups.append(group)
+
+    def __getstate__(self):
+        return {**vars(self), "_layouts": {}}  # a copy's arrays lie elsewhere
 
     def check(self, group) -> None:
         """Raise ValueError where a group's options are out of range."""
@@ -116,18 +119,20 @@ class Optimizer:
         """One parameter's step."""
         raise TypeError(f"{type(self).__name__} defines no update")
 
-    @staticmethod
-    def in_one_pass(kernel, members, names, *rest):
+    def in_one_pass(self, kernel, members, names, *rest):
         """Call ``kernel[dtype](pool, chunks, like, table, owner, *rest(the members))`` for the members of each dtype."""
-        for char in sorted({p.dtype.char for p, _ in members}):
+        for char in {p.dtype.char for p, _ in members}:
             some = [(p, state) for p, state in members if p.dtype.char == char and p.size]
             if not some:
                 continue
-            with contextlib.ExitStack() as edits:
-                rows = [(edits.enter_context(p.edit()), np.ascontiguousarray(p.grad, dtype=p.dtype), *(state[name] for name in names))
-                        for p, state in some]
-                pool, chunks, table, owner = compiled().layout(rows)
-                kernel[char](pool, chunks, np.empty(0, char), table, owner, *(r(some) if callable(r) else r for r in rest))
+            with edit_all([p for p, _ in some]) as arrays:
+                kept = [(data, *[state[name] for name in names]) for data, (_, state) in zip(arrays, some, strict=True)]
+                key, grads = (char, len(names), len(some)), [np.ascontiguousarray(p.grad, dtype=p.dtype) for p, _ in some]
+                layout = self._layouts.get(key)
+                if layout is None or not layout.is_of(kept):
+                    layout = self._layouts[key] = compiled().Layout(kept)
+                pool, table = layout.with_gradients(grads)
+                kernel[char](pool, layout.chunks, layout.like, table, layout.owner, *(r(some) if callable(r) else r for r in rest))
 
     def blocks(self, p, state, *names):
         """Flat views, a block at a time, of data, grad and each named buffer, and two scratch arrays."""
