@@ -110,3 +110,17 @@ except ValueError as error:
 def test_registered_beside_the_default_order():
     assert "triton" not in [name for name, _, _ in op.backend_report()]
     assert "triton" in op._backends
+
+
+@triton
+def test_either_of_torchs_interfaces_says_whether_tf32_is_allowed():
+    code = """
+import torch
+from fastdl.gpu.device import tf32_allowed
+print(tf32_allowed("matmul"), tf32_allowed("conv"), tf32_allowed("rnn"))
+if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    print(tf32_allowed("matmul"), tf32_allowed("conv"), tf32_allowed("rnn"))
+"""
+    assert python(code).stdout.splitlines() in (["False True True", "True False True"], ["False True True"])

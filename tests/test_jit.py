@@ -79,6 +79,8 @@ def test_an_edited_source_has_another_key(tmp_path):
     shutil.copytree(ROOT / "fastdl", tmp_path / "fastdl", ignore=shutil.ignore_patterns("__pycache__"))
     code = "from fastdl.cpu import jit; print(jit._cache_key())"
     (before,), _ = finish(start(code, root=tmp_path))
+    with open(tmp_path / "fastdl" / "ops" / "matmul" / "triton_kernels.py", "a") as file:
+        file.write("# edited: a kernel for a GPU, which makes no difference here\n")
     again, wider = finish(start(code, root=tmp_path))[0], finish(start(code, root=tmp_path, FASTDL_VECTOR_BITS="128"))[0]
     with open(tmp_path / "fastdl" / "cpu" / "microkernel.py", "a") as file:
         file.write("# edited\n")

@@ -26,7 +26,7 @@ class Resources(NamedTuple):
     arch: str
     shared: int  # bytes a program
     registers: int  # a thread (vector registers on AMD)
-    spilled: int  # bytes of stack a thread on CUDA, vector registers spilled on AMD
+    spilled: int  # instructions that access the stack on CUDA, vector registers spilled on AMD
     matrix: str  # the matrix instruction: wgmma, tcgen05, mma, mfma, or ""
     options: dict  # the launch's constants
 
@@ -91,7 +91,7 @@ def compile_launch(arch: str, launch: Launch) -> Resources:
 
 
 def _read_cuda(compiled):
-    """From the machine code: registers, stack (spills and arrays that are indexed at run time), the matrix instruction."""
+    """From the machine code: registers, accesses to the stack (spills, arrays indexed at run time), the matrix instruction."""
     import triton
 
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -99,11 +99,15 @@ def _read_cuda(compiled):
         file.write(compiled.asm["cubin"])
         file.flush()
         usage = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True).stdout
-    registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", usage).groups()
+        registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", usage).groups()
+        spilled = 0
+        if int(stack):  # of which a few bytes may be reserved and never touched
+            code = subprocess.run([tool, "-sass", file.name], capture_output=True, text=True, check=True).stdout
+            spilled = len(re.findall(r"\b(?:STL|LDL)\b", code))
     ptx = compiled.asm["ptx"]
     matrix = next((name for name in ("wgmma", "tcgen05", "mma") if f"{name}.mma_async" in ptx or f"{name}.mma" in ptx or
                    (name == "mma" and "mma.sync" in ptx)), "")
-    return int(registers), int(stack), matrix
+    return int(registers), spilled, matrix
 
 
 def _read_amd(compiled):

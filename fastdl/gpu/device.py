@@ -85,6 +85,15 @@ def refusal(tensor: torch.Tensor) -> str | None:
     return None
 
 
+def tf32_allowed(kind: str) -> bool:
+    """torch's flag for "matmul", "conv" or "rnn": whether float32 products may be rounded to tf32."""
+    legacy = torch.backends.cuda.matmul if kind == "matmul" else torch.backends.cudnn
+    try:
+        return legacy.allow_tf32
+    except RuntimeError:  # the flag was set through torch's newer interface, after which the older one raises
+        return (legacy if kind == "matmul" else getattr(torch.backends.cudnn, kind)).fp32_precision == "tf32"
+
+
 def precision(a: torch.Tensor, where: Device, tf32: bool | None = None) -> str:
     """How math.dot multiplies operands like ``a``.
 
@@ -95,4 +104,4 @@ def precision(a: torch.Tensor, where: Device, tf32: bool | None = None) -> str:
         return "widened" if where is INTERPRETER and a.dtype is torch.bfloat16 else "ieee"
     if not where.cuda:
         return "ieee"
-    return "tf32" if (torch.backends.cuda.matmul.allow_tf32 if tf32 is None else tf32) else "tf32x3"
+    return "tf32" if (tf32_allowed("matmul") if tf32 is None else tf32) else "tf32x3"

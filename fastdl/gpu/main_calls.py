@@ -40,6 +40,9 @@ def _rnn(op, hidden, dtype, batch=64, states=1, gates=1, directions=1, train=Tru
 CALLS = {
     "matmul bf16": lambda: _both(F.matmul(_t(8192, 8192), _t(8192, 8192))),
     "matmul f32": lambda: F.matmul(_t(4096, 4096, dtype=SINGLE), _t(4096, 4096, dtype=SINGLE)),
+    "linear f32": lambda: F.linear(_t(4096, 4096, dtype=SINGLE), _t(4096, 4096, dtype=SINGLE)),
+    "matmul fp8": lambda: F.matmul(_t(4096, 4096), _t(4096, 4096).mT, precision="fp8") if device.recording.capability >= 89 else
+    F.matmul(_t(4096, 4096), _t(4096, 4096).mT),
     "matmul f16, batched": lambda: F.matmul(_t(64, 1024, 128, dtype=HALF), _t(64, 128, 1024, dtype=HALF)),
     "linear bf16, bias, gelu": lambda: _both(F.linear(_t(4096, 4096), _t(4096, 4096), _t(4096), activation="gelu")),
     "conv 3x3 bf16": lambda: _both(F.conv2d(_last(32, 256, 28, 28), _last(256, 256, 3, 3), _t(256), padding=1, activation="relu")),

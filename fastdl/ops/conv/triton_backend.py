@@ -1,13 +1,12 @@
 """Convolution on a GPU: which kernel, and the memory layouts around it.
 
 Kernels work on channels-last memory; a planar input is turned first and its answer turned back. The backward pass keeps the turned
-input. float32 is rounded to tf32 where ``torch.backends.cudnn.allow_tf32`` says so, torch's flag for convolutions.
+input. float32 is rounded to tf32 where torch's flag for convolutions (``torch.backends.cudnn``) says so.
 """
 
 from __future__ import annotations
 
-import torch
-
+from ...gpu import device
 from ..activation import needs_input
 from ..matmul.triton_gemm import gemm
 from ..triton_columns import gradient_of_last_step
@@ -17,7 +16,7 @@ from .triton_correlate import convolution_axes, transposed_axes
 
 
 def _tf32():
-    return torch.backends.cudnn.allow_tf32
+    return device.tf32_allowed("conv")
 
 
 def _last(w):

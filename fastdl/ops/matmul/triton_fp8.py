@@ -31,7 +31,7 @@ def quantise(x, q, scale, n, stride_row, stride, LARGEST: tl.constexpr, BN: tl.c
     for k0 in range(0, n, BN):
         k = k0 + tl.arange(0, BN)
         v = tl.load(x + row * stride_row + k.to(tl.int64) * stride, mask=k < n, other=0.0).to(tl.float32) / s
-        tl.store(q + row * n + k, v.to(q.dtype.element_ty), mask=k < n)
+        tl.store(q + row * n + k, v.to(q.dtype.element_ty, fp_downcast_rounding="rtne"), mask=k < n)
 
 
 def _quantised(x):

@@ -53,7 +53,7 @@ def gemm(a, b, *, bias=None, activation: Activation | None = None, residual=None
         return gemm(a.contiguous(), b.contiguous(), bias=bias, activation=activation, alpha=alpha, keep=keep, dtype=dtype, tf32=tf32)
     target = y if splits == 1 else torch.empty((splits, items * m, n), dtype=torch.float32, device=a.device)
     launch(product, (tiles * splits,), a, a, b, target, z, *rest, m, n, k, inner, outer_a, inner_a, *a.stride()[-2:], outer_b, inner_b,
-           *b.stride()[-2:], items * m * n, m * n, n, 1, *numbers, chunk, tiles, EVEN_K=k % (config["BK"] * splits) == 0,
+           *b.stride()[-2:], items * m * n, m * n, n, 1, *numbers, chunk, tiles, EVEN_K=k % config["BK"] == 0,
            PRECISION=accuracy, PARTIAL=splits > 1, **(options if splits == 1 else _BARE), **config)
     if splits > 1:
         block = configs.pick("add_splits", where)

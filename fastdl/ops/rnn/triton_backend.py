@@ -52,7 +52,7 @@ def _plan(x, batch, hidden, directions, mode):
     gates = GATES[mode]
     width = max(16, power_of_two(hidden))
     limits = configs.pick("sequence", where, batch=batch, hidden=hidden)
-    constants = dict(MODE=mode, GATES=gates, R=directions, PRECISION=device.precision(x, where, torch.backends.cudnn.allow_tf32))
+    constants = dict(MODE=mode, GATES=gates, R=directions, PRECISION=device.precision(x, where, device.tf32_allowed("rnn")))
     if gates * width * width * x.element_size() <= limits["WEIGHTS"]:
         blocks = dict(BB=limits["BB"], HB=width, num_warps=limits["num_warps"], num_stages=1)
         return _Plan(True, (cdiv(batch, blocks["BB"]), directions), blocks, constants)
@@ -83,7 +83,7 @@ def _run_layer(x, h0, c0, weights, lengths, mode, hidden, train):
     """(y (T, B, R * H), h_n (R, B, H), c_n or None, Layer or None)."""
     steps, batch, features = x.shape
     count = len(weights)
-    tf32 = torch.backends.cudnn.allow_tf32
+    tf32 = device.tf32_allowed("rnn")
     bias, bias_n = _input_bias(weights, mode, hidden)
     w_ih = _together(weights, "w_ih").flatten(0, 1)
     gates = gemm(x.reshape(steps * batch, features), w_ih.mT, bias=bias, tf32=tf32)[0].view(steps, batch, w_ih.shape[0])
@@ -125,7 +125,7 @@ def _run_layer_backward(dy, dh_n, dc_n, kept, c0, weights, lengths, mode, hidden
     x, gates, before, cells, inner = kept
     steps, batch, features = x.shape
     count = len(weights)
-    tf32, lstm = torch.backends.cudnn.allow_tf32, mode == "lstm"
+    tf32, lstm = device.tf32_allowed("rnn"), mode == "lstm"
     w_hh = _together(weights, "w_hh")
     d_input = torch.empty_like(gates)
     d_state = torch.empty_like(gates) if mode == "gru" else d_input
