@@ -107,7 +107,7 @@ def _drop(x, params):
     y = torch.empty_like(flat)
     config = configs.pick("dropout", device.of(x))
     least = min(int(params.p * 2**32), 2**32 - 1)
-    launch(triton_pointwise.dropout, (cdiv(flat.numel(), 8 * config["COUNTERS"]),), flat, flat, y, flat.numel(),
+    launch(triton_pointwise.dropout, (cdiv(flat.numel(), 4 * config["COUNTERS"]),), flat, flat, y, flat.numel(),
            _signed(params.seed & 0xFFFFFFFF), _signed(params.seed >> 32), _signed(least), 0.0 if params.p == 1 else 1 / (1 - params.p),
            **config)
     return laid_out_as(y, x) if dense(x) is x else y

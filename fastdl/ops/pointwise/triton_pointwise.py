@@ -45,16 +45,12 @@ def backward(grad, source, dx, n, a, b, ACT: tl.constexpr, INPUT: tl.constexpr, 
 
 
 @triton.jit
-def philox(counter, key):
-    """Philox4x64-10 of counters (counter, 0, 0, 0) and key (key, 0): four words of 64 bits each. J. Salmon et al., SC 2011."""
-    multiplier0, multiplier1 = tl.full((), 0xD2E7470EE14C6C93, tl.uint64), tl.full((), 0xCA5A826395121157, tl.uint64)
-    weyl0, weyl1 = tl.full((), 0x9E3779B97F4A7C15, tl.uint64), tl.full((), 0xBB67AE8584CAA73B, tl.uint64)
-    c0 = counter
-    c1 = tl.zeros_like(counter)
-    c2 = tl.zeros_like(counter)
-    c3 = tl.zeros_like(counter)
-    k0 = key
-    k1 = tl.full((), 0, tl.uint64)
+def philox(c0, c1, k0, k1):
+    """Philox 4x32-10 of counters (c0, c1, 0, 0) and key (k0, k1): four words of 32 bits each. J. Salmon et al., SC 2011."""
+    multiplier0, multiplier1 = tl.full((), 0xD2511F53, tl.uint32), tl.full((), 0xCD9E8D57, tl.uint32)
+    weyl0, weyl1 = tl.full((), 0x9E3779B9, tl.uint32), tl.full((), 0xBB67AE85, tl.uint32)
+    c2 = tl.zeros_like(c0)
+    c3 = tl.zeros_like(c0)
     for _ in tl.static_range(10):
         high0, low0 = tl.umulhi(c0, multiplier0 + tl.zeros_like(c0)), c0 * multiplier0
         high1, low1 = tl.umulhi(c2, multiplier1 + tl.zeros_like(c2)), c2 * multiplier1
@@ -64,30 +60,20 @@ def philox(counter, key):
     return c0, c1, c2, c3
 
 
-@triton.jit
-def low_half(word):
-    return (word & 0xFFFFFFFF).to(tl.uint32)
-
-
-@triton.jit
-def high_half(word):
-    return (word >> 32).to(tl.uint32)
-
-
 @triton.jit(do_not_specialize=["seed_low", "seed_high", "least", "scale"])
 def dropout(x, y, n, seed_low, seed_high, least, scale, COUNTERS: tl.constexpr):
     """y = x * scale where an element's 32 random bits are at least ``least``, else x * 0; see the operator for which bits.
 
-    seed_low, seed_high, least: 32 bits each, given as signed integers. Eight elements share a counter.
+    seed_low, seed_high, least: 32 bits each, given as signed integers. Sixteen counters, a multiple of which COUNTERS is, serve
+    64 elements: word w of counter c that of element 16 w + c.
     """
-    key = seed_low.to(tl.uint32, bitcast=True).to(tl.uint64) | (seed_high.to(tl.uint32, bitcast=True).to(tl.uint64) << 32)
     first = tl.program_id(0).to(tl.int64) * COUNTERS
-    counter = (first + tl.arange(0, COUNTERS) + 1).to(tl.uint64)
-    w0, w1, w2, w3 = philox(counter, key)
-    low = tl.join(tl.join(low_half(w0), low_half(w2)), tl.join(low_half(w1), low_half(w3)))
-    high = tl.join(tl.join(high_half(w0), high_half(w2)), tl.join(high_half(w1), high_half(w3)))
-    bits = tl.reshape(tl.join(low, high), (COUNTERS * 8,))
-    at = first * 8 + tl.arange(0, COUNTERS * 8)
+    counter = first + tl.arange(0, COUNTERS)
+    w0, w1, w2, w3 = philox((counter & 0xFFFFFFFF).to(tl.uint32), (counter >> 32).to(tl.uint32),
+                            seed_low.to(tl.uint32, bitcast=True), seed_high.to(tl.uint32, bitcast=True))
+    words = tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), (COUNTERS // 16, 16, 4))
+    bits = tl.reshape(tl.permute(words, (0, 2, 1)), (COUNTERS * 4,))
+    at = first * 4 + tl.arange(0, COUNTERS * 4)
     v = tl.load(x + at, mask=at < n, other=0.0).to(tl.float32)
     kept = bits >= least.to(tl.uint32, bitcast=True)
     tl.store(y + at, (v * tl.where(kept, scale, 0.0)).to(y.dtype.element_ty), mask=at < n)
