@@ -11,7 +11,7 @@ from .op import _is_torch, even
 
 _F4, _F8 = np.dtype("f4"), np.dtype("f8")  # attributes of np, looked up at every call, are slow
 _ndarray = np.ndarray
-_PLAIN = (int, str, type(None), bool)
+_PLAIN = frozenset((int, str, type(None), bool))
 
 
 def array(op: str, name: str, value, ndim=None, kinds: str = "f"):
@@ -39,14 +39,15 @@ def array(op: str, name: str, value, ndim=None, kinds: str = "f"):
     elif dtype.kind not in "iu":
         raise TypeError(f"{op}: {name} has dtype {dtype}; the rule is an integer type")
     if ndim is not None and value.ndim != ndim:
-        _check_rank(op, name, value, ndim)
+        rank(op, name, value.shape, ndim)
     return value if value.flags.aligned else even(value)
 
 
-def _check_rank(op, name, value, ndim):
-    if isinstance(ndim, int) or value.ndim not in ndim:
+def rank(op: str, name: str, shape: tuple, ndim) -> None:
+    """ndim: an int, or a tuple of them."""
+    if len(shape) != ndim and (isinstance(ndim, int) or len(shape) not in ndim):
         rule = f"{ndim}" if isinstance(ndim, int) else " or ".join(map(str, ndim))
-        raise ValueError(f"{op}: {name} has {value.ndim} dimensions {value.shape}; the rule is {rule}")
+        raise ValueError(f"{op}: {name} has {len(shape)} dimensions {shape}; the rule is {rule}")
 
 
 def on_device(value) -> bool:
@@ -59,8 +60,8 @@ def _device_tensor(op, name, value, ndim, kinds):
         raise TypeError(f"{op}: {name} has dtype {value.dtype}; the rule on a GPU is float32, float16 or bfloat16")
     if kinds != "f" and value.dtype.kind not in "iu":
         raise TypeError(f"{op}: {name} has dtype {value.dtype}; the rule is an integer type")
-    if ndim is not None and value.ndim != ndim:
-        _check_rank(op, name, value, ndim)
+    if ndim is not None:
+        rank(op, name, value.shape, ndim)
     return value
 
 
@@ -78,29 +79,38 @@ def broadcast_to(value, shape):
     return value.broadcast_to(shape)
 
 
-def pair(op: str, name: str, a, other_name: str, b):
-    """Two arrays of floats of one dtype, of any rank."""
-    if type(a) is _ndarray and type(b) is _ndarray:
-        dtype = a.dtype
-        if dtype is b.dtype and (dtype is _F4 or dtype is _F8) and a.flags.aligned and b.flags.aligned:
-            return a, b  # at once: a small product takes no longer than its checks
-    a, b = array(op, name, a), array(op, other_name, b)
-    same_dtype(op, other_name, b, name, a)
-    return a, b
+def floats(op: str, names: tuple, values: tuple) -> tuple:
+    """The values, arrays of floats of one dtype and of any rank."""
+    dtype = getattr(values[0], "dtype", None)
+    if dtype is _F4 or dtype is _F8:
+        for value in values:
+            if type(value) is not _ndarray or value.dtype is not dtype or not value.flags.aligned:
+                break
+        else:
+            return values  # at once: a small product takes no longer than its checks
+    values = tuple([array(op, name, value) for name, value in zip(names, values, strict=True)])
+    for name, value in zip(names[1:], values[1:], strict=True):
+        same_dtype(op, name, value, names[0], values[0])
+    return values
 
 
 def remembered(function):
     """A function of plain arguments that remembers its answers: a program gives the same options again and again.
 
-    Plain are integers, booleans, strings, None, and tuples of integers. Anything else is worked out anew, for of two values that are
-    equal (1 and 1.0) one may be allowed and the other not.
+    Plain are integers, booleans, strings, None, tuples of integers and of pairs of them, and named tuples, whose maker has checked
+    what they hold. Anything else is worked out anew, for of two values that are equal (1 and 1.0) one may be allowed and the other not.
     """
-    cached = functools.lru_cache(maxsize=1024)(function)
+    cached = functools.lru_cache(maxsize=4096)(function)
 
     @functools.wraps(function)
     def call(*arguments):
         for value in arguments:
-            if type(value) not in _PLAIN and not (type(value) is tuple and all([type(v) is int for v in value])):
+            kind = type(value)
+            if kind is tuple:
+                for v in value:
+                    if type(v) is not int and not (type(v) is tuple and all([type(u) is int for u in v])):
+                        return function(*arguments)
+            elif kind not in _PLAIN and not issubclass(kind, tuple):
                 return function(*arguments)
         return cached(*arguments)
 

@@ -70,7 +70,8 @@ def prepared(weight: np.ndarray, kind, make):
     if owner is None:
         return make()
     forms = owner.forms  # a change of the weight puts a new dictionary there: what is being made now goes with the old one
-    key = (kind, weight.shape, weight.strides, weight.__array_interface__["data"][0])
+    whole = weight.size == owner.size and weight.flags.c_contiguous  # then it begins where the owner does
+    key = (kind, weight.shape, weight.strides, 0 if whole else weight.__array_interface__["data"][0])
     form = forms.get(key)
     if form is None:
         form = forms[key] = make()

@@ -18,8 +18,9 @@ CASES = [(size, stride, pad) for size, stride in KERNELS for pad in (0, size // 
 def test_all_sizes(size, stride, pad, dtype, monkeypatch):
     """Forward and data gradient at every width and height, an image among NaN, against float64 torch."""
     served = []
-    run = numba_backend.run_image
-    monkeypatch.setattr(numba_backend, "run_image", lambda *a: served.append(a) or run(*a))
+    plan = numba_backend.image
+    monkeypatch.setattr(numba_backend, "image", lambda *a, **o: served.append(a) or plan(*a, **o))
+    monkeypatch.setattr(numba_backend, "_plans", {})
     rng = np.random.default_rng(size)
     shapes = [(h, w) for h in (1, 2, 7, 8, 11, 20) for w in (*range(1, 21), 33)]
     for h, w in shapes:

@@ -7,9 +7,10 @@ from checker import check
 
 import fastdl
 import fastdl.functional as F
+from fastdl.cpu import parallel
 from fastdl.ops.conv import numba_backend, winograd
-from fastdl.ops.conv.numba_winograd_plan import run
-from fastdl.ops.conv.numba_winograd_weights import Form, transformed
+from fastdl.ops.conv.numba_winograd_plan import planned
+from fastdl.ops.conv.numba_winograd_weights import Form
 
 # largest error over the largest output, filters over unit-variance input: the bounds that winograd.py states
 ERROR = {(5, 2): 5e-6, (2, 3): 1e-6, (4, 3): 5e-6, (6, 3): 3e-5, (2, 5): 5e-6, (4, 5): 3e-5}
@@ -67,6 +68,12 @@ def direct64(x, w, b, padding):
     return torch.nn.functional.conv2d(*(torch.from_numpy(a).double() for a in (x, w, b)), padding=padding).numpy()
 
 
+def run(form, x, w, padding, shape, bias=None, last=False):
+    """The convolution of two-dimensional x, done by ``form``."""
+    x, w, shape = x[:, :, None], w[:, :, None], (*shape[:2], 1, *shape[2:])
+    return planned(form, x, padding, shape, None, last, parallel.team())(x, w, bias)[:, :, 0]
+
+
 @pytest.mark.parametrize("m,r,stride,dims", CASES)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_every_size(m, r, layout, stride, dims):
@@ -83,9 +90,8 @@ def test_every_size(m, r, layout, stride, dims):
         paddings, strides = (padding if dims == 2 else 0, padding), (stride if dims == 2 else 1, stride)
         want = torch.nn.functional.conv2d(*(torch.from_numpy(a).double() for a in (x, w, b)), strides, paddings).numpy()
         form = Form(m, r, dims, kernel, stride, False)
-        given, weights = given[:, :, None], transformed(w[:, :, None], form)
-        y = run(form, given, weights, paddings, (*want.shape[:2], 1, *want.shape[2:]), b, None, given)
-        assert np.abs(y[:, :, 0] - want).max() <= ERROR[m, r] * np.abs(want).max(), (height, width, channels, outputs)
+        y = run(form, given, w, paddings, want.shape, b, layout == "channels_last")
+        assert np.abs(y - want).max() <= ERROR[m, r] * np.abs(want).max(), (height, width, channels, outputs)
 
 
 @pytest.mark.parametrize("m,r,stride,dims", CASES)
@@ -106,9 +112,8 @@ def test_every_size_transposed(m, r, layout, stride, dims):
             *(torch.from_numpy(a).double() for a in (x, w, b)), strides, paddings, extras
         ).numpy()
         form = Form(m, r, dims, kernel, stride, True)
-        given, weights = given[:, :, None], transformed(w[:, :, None], form)
-        y = run(form, given, weights, paddings, (*want.shape[:2], 1, *want.shape[2:]), b, None, given)
-        assert np.abs(y[:, :, 0] - want).max() <= ERROR[m, r] * np.abs(want).max(), (height, width, channels, outputs)
+        y = run(form, given, w, paddings, want.shape, b, layout == "channels_last")
+        assert np.abs(y - want).max() <= ERROR[m, r] * np.abs(want).max(), (height, width, channels, outputs)
 
 
 @pytest.mark.parametrize("r", [3, 5])
@@ -130,10 +135,8 @@ def test_no_tile_exceeds_5e_5(m, r, channels):
     x = rng.standard_normal((1, channels, 24, 24)).astype("f4")
     w = (rng.standard_normal((64, channels, r, r)) / np.sqrt(r * r * channels)).astype("f4")
     want = direct64(x, w, np.zeros(64, "f4"), r // 2)
-    x = x[:, :, None]
-    form = Form(m, r, 2, r, 1, False)
-    y = run(form, x, transformed(w[:, :, None], form), (r // 2, r // 2), (1, 64, 1, *want.shape[2:]), None, None, x)
-    assert np.abs(y[:, :, 0] - want).max() <= 5e-5
+    y = run(Form(m, r, 2, r, 1, False), x, w, (r // 2, r // 2), want.shape)
+    assert np.abs(y - want).max() <= 5e-5
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "strided", "channels_last"])

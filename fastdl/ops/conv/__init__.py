@@ -117,73 +117,89 @@ def conv_transpose3d(input, weight, bias=None, stride=1, padding=0, output_paddi
 
 
 # ------------------------------------------------------------------------------------------------ the prepare steps
-def _conv(op, ndim, input, weight, bias, stride, padding, dilation, groups, activation, algorithm):
-    x, w, groups = _check_arrays(op, ndim, input, weight, groups)
-    channels, outputs = x.shape[-ndim - 1], w.shape[0]
-    if outputs % groups:
-        raise ValueError(f"{op}: weight has {outputs} output channels, groups is {groups}; the rule is that groups divides them")
-    if w.shape[1] * groups != channels:
-        raise ValueError(f"{op}: weight has {w.shape[1]} input channels per group, input has {channels} (groups={groups})")
-    stride, dilation, padding, _ = _options(op, ndim, stride, dilation, padding, 0)
-    bias, activation = _check_rest(op, x, bias, outputs, activation, algorithm)
-    params = conv_params(op, x.shape[-ndim:], w.shape[2:], stride, padding, dilation, groups, activation, algorithm)
-    return _call(ndim, x, w, bias, outputs, params)
-
-
-def _conv_transpose(op, ndim, input, weight, bias, stride, padding, output_padding, groups, dilation, activation, algorithm):
-    x, w, groups = _check_arrays(op, ndim, input, weight, groups)
-    channels = x.shape[-ndim - 1]
-    if w.shape[0] != channels:
-        raise ValueError(f"{op}: weight has {w.shape[0]} input channels, input has {channels}; "
-                         f"the rule for weight is (in, out / groups, ...)")
-    stride, dilation, padding, output_padding = _options(op, ndim, stride, dilation, padding, output_padding)
-    outputs = w.shape[1] * groups
-    bias, activation = _check_rest(op, x, bias, outputs, activation, algorithm)
-    params = conv_transpose_params(op, x.shape[-ndim:], w.shape[2:], stride, padding, output_padding, dilation, groups, activation,
-                                   algorithm)
-    return _call(ndim, x, w, bias, outputs, params)
-
-
-@check.remembered
-def _options(op, ndim, stride, dilation, padding, output_padding):
-    return (check.integers(op, "stride", stride, ndim, 1), check.integers(op, "dilation", dilation, ndim, 1),
-            read_padding(op, padding, ndim), check.integers(op, "output_padding", output_padding, ndim, 0))
-
-
-def _check_arrays(op, ndim, input, weight, groups):
-    """What convolution and its transpose ask of input, weight and groups alike."""
-    x = check.array(op, "input", input, (ndim + 1, ndim + 2))
-    w = check.array(op, "weight", weight, ndim + 2)
-    if w.dtype != x.dtype:
-        check.same_dtype(op, "weight", w, "input", x)
-    if 0 in w.shape:
-        raise ValueError(f"{op}: weight has shape {w.shape}; the rule is that no size is 0")
-    if 0 in x.shape[-ndim - 1:]:
-        raise ValueError(f"{op}: input has shape {x.shape}; the rule is that no size but the batch's is 0")
-    groups = check.integer(op, "groups", groups, 1)
-    if x.shape[-ndim - 1] % groups:
-        raise ValueError(f"{op}: input has {x.shape[-ndim - 1]} channels, groups is {groups}; the rule is that groups divides them")
-    return x, w, groups
-
-
-def _check_rest(op, x, bias, outputs, activation, algorithm):
-    if bias is not None:
-        bias = check.array(op, "bias", bias, 1)
-        if bias.dtype != x.dtype:
-            check.same_dtype(op, "bias", bias, "input", x)
-        if bias.shape[0] != outputs:
-            raise ValueError(f"{op}: bias has shape {bias.shape}; the rule is one entry for each of the {outputs} output channels")
-    if algorithm != "auto":
-        check.choice(op, "algorithm", algorithm, ALGORITHMS)
-    return bias, None if activation is None else check_activation(op, activation)
-
-
+_NAMES = ("input", "weight", "bias")
 # views that add the spatial dimensions that kernels expect and the public operator lacks
 _TO_3D = {1: (slice(None), slice(None), None, None), 2: (slice(None), slice(None), None), 3: ()}
 
 
-def _call(ndim, x, w, bias, outputs, params):
-    batch = x.shape[:-ndim - 1]
-    shapes = None if ndim == 3 and batch else (*batch, outputs, *params.out[3 - ndim:])
+def _conv(op, ndim, input, weight, bias, *options):
+    return _call(_read_conv, op, ndim, input, weight, bias, *options)
+
+
+def _conv_transpose(op, ndim, input, weight, bias, *options):
+    return _call(_read_conv_transpose, op, ndim, input, weight, bias, *options)
+
+
+def _call(read, op, ndim, input, weight, bias, *options):
+    """options: the activation and the algorithm come last."""
+    *options, activation, algorithm = options
+    if bias is None:
+        x, w = check.floats(op, _NAMES[:2], (input, weight))
+        shape = None
+    else:
+        x, w, bias = check.floats(op, _NAMES, (input, weight, bias))
+        shape = bias.shape
+    if activation is not None:
+        activation = check_activation(op, activation)
+    params, shapes, batched = read(op, ndim, x.shape, w.shape, shape, activation, algorithm, *options)
     view = _TO_3D[ndim]
-    return Call(((x if batch else x[None])[view], w[view], bias), params, shapes)
+    return Call(((x if batched else x[None])[view], w[view], bias), params, shapes)
+
+
+@check.remembered
+def _read_conv(op, ndim, x_shape, w_shape, bias_shape, activation, algorithm, stride, padding, dilation, groups):
+    """(params, the result's shape where the kernel's is another, whether input has a batch axis)"""
+    groups = _check_sizes(op, ndim, x_shape, w_shape, groups, algorithm)
+    channels, outputs = x_shape[-ndim - 1], w_shape[0]
+    if outputs % groups:
+        raise ValueError(f"{op}: weight has {outputs} output channels, groups is {groups}; the rule is that groups divides them")
+    if w_shape[1] * groups != channels:
+        raise ValueError(f"{op}: weight has {w_shape[1]} input channels per group, input has {channels} (groups={groups})")
+    _check_bias(op, bias_shape, outputs)
+    stride, dilation = check.integers(op, "stride", stride, ndim, 1), check.integers(op, "dilation", dilation, ndim, 1)
+    padding = read_padding(op, padding, ndim)
+    params = conv_params(op, x_shape[-ndim:], w_shape[2:], stride, padding, dilation, groups, activation, algorithm)
+    return params, *_batched(ndim, x_shape, outputs, params)
+
+
+@check.remembered
+def _read_conv_transpose(op, ndim, x_shape, w_shape, bias_shape, activation, algorithm, stride, padding, output_padding, groups, dilation):
+    """As _read_conv."""
+    groups = _check_sizes(op, ndim, x_shape, w_shape, groups, algorithm)
+    channels, outputs = x_shape[-ndim - 1], w_shape[1] * groups
+    if w_shape[0] != channels:
+        raise ValueError(f"{op}: weight has {w_shape[0]} input channels, input has {channels}; "
+                         f"the rule for weight is (in, out / groups, ...)")
+    _check_bias(op, bias_shape, outputs)
+    stride, dilation = check.integers(op, "stride", stride, ndim, 1), check.integers(op, "dilation", dilation, ndim, 1)
+    padding, output_padding = read_padding(op, padding, ndim), check.integers(op, "output_padding", output_padding, ndim, 0)
+    params = conv_transpose_params(op, x_shape[-ndim:], w_shape[2:], stride, padding, output_padding, dilation, groups, activation,
+                                   algorithm)
+    return params, *_batched(ndim, x_shape, outputs, params)
+
+
+def _check_sizes(op, ndim, x_shape, w_shape, groups, algorithm):
+    """What convolution and its transpose ask alike of input, weight, groups, which it answers, and algorithm."""
+    check.rank(op, "input", x_shape, (ndim + 1, ndim + 2))
+    check.rank(op, "weight", w_shape, ndim + 2)
+    if 0 in w_shape:
+        raise ValueError(f"{op}: weight has shape {w_shape}; the rule is that no size is 0")
+    if 0 in x_shape[-ndim - 1:]:
+        raise ValueError(f"{op}: input has shape {x_shape}; the rule is that no size but the batch's is 0")
+    groups = check.integer(op, "groups", groups, 1)
+    if x_shape[-ndim - 1] % groups:
+        raise ValueError(f"{op}: input has {x_shape[-ndim - 1]} channels, groups is {groups}; the rule is that groups divides them")
+    check.choice(op, "algorithm", algorithm, ALGORITHMS)
+    return groups
+
+
+def _check_bias(op, shape, outputs):
+    if shape is not None:
+        check.rank(op, "bias", shape, 1)
+        if shape[0] != outputs:
+            raise ValueError(f"{op}: bias has shape {shape}; the rule is one entry for each of the {outputs} output channels")
+
+
+def _batched(ndim, x_shape, outputs, params):
+    batch = x_shape[:-ndim - 1]
+    return None if ndim == 3 and batch else (*batch, outputs, *params.out[3 - ndim:]), bool(batch)

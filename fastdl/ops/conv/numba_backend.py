@@ -4,63 +4,77 @@ from __future__ import annotations
 
 import math
 
-from ...packing import is_packed, prepared
+from ...cpu import parallel
+from ...packing import is_packed
 from ..activation import activate, needs_input
 from ..layout import empty_like_layout, is_channels_last
 from ..numba_activation import code_of
 from ..pointwise.numba_backend import activation_gradient
 from . import choice
-from .numba_columns import run as run_columns
+from .numba_columns import planned as columns
 from .numba_columns import serves as serves_columns
 from .numba_pixels_plan import forward_plan, transposed_plan
-from .numba_pixels_plan import run as run_pixels
+from .numba_pixels_plan import planned as pixels
 from .numba_pixels_plan import weight_gradient as pixels_weight_gradient
-from .numba_planes_plan import (
-    Plan,
-    image_kernel,
-    run_channels,
-    run_groups,
-    run_image,
-    serves_channels,
-    serves_few,
-    small_groups,
-    weights_from,
-)
-from .numba_planes_plan import run as run_planes
-from .numba_pointwise import run as run_pointwise
-from .numba_pointwise import run_product, run_transposed_product
-from .numba_winograd_plan import run as run_winograd
-from .numba_winograd_weights import transformed
+from .numba_planes_plan import Plan, image_kernel, serves_channels, serves_few, weights_from
+from .numba_planes_plan import planned as planes
+from .numba_planes_plan import planned_channels as channels
+from .numba_planes_plan import planned_groups as small_groups
+from .numba_planes_plan import planned_image as image
+from .numba_planes_plan import small_groups as are_small_groups
+from .numba_pointwise import planned as pointwise
+from .numba_pointwise import planned_product as product
+from .numba_pointwise import planned_transposed_product as transposed_product
+from .numba_winograd_plan import planned as winograd
 
 POINTWISE_WORK = 1 << 17  # multiply-adds of an image, from which a product for each costs no more than one pass over all
 FEW_PIXELS, LARGE_WEIGHT = 64, 1 << 18  # of an image, and elements: laying out such a weight at each call costs more than the pixels
 FEW = 4  # outputs; with fewer, tiles of kernel cells beat tiles of outputs
 
 
+# Which algorithm a call takes, and all that it needs but the values in its arrays, depends on these values' places only: it is worked out
+# once for each form of a call, and a further call costs a look at this table.
+_plans: dict = {}
+MOST_PLANS = 4096
+
+
+def _run(plan, x, w, bias, params, shape, last):
+    """The answer of the algorithm that ``plan(x, w, params, shape, last, team)`` chooses: an array of ``shape``, channels-last if last."""
+    team = parallel.team()
+    key = (plan, x.shape, x.strides, x.dtype.char, w.shape, is_packed(w), params, shape, last, team)
+    run = _plans.get(key)
+    if run is None:
+        if len(_plans) >= MOST_PLANS:
+            _plans.clear()
+        run = _plans[key] = plan(x, w, params, shape, last, team)
+    return run(x, w, bias)
+
+
 def conv(arrays, params, train):
     x, w, bias = arrays
-    shape = (x.shape[0], w.shape[0], *params.out)
+    return _activated(_run(_convolution, x, w, bias, params, (x.shape[0], w.shape[0], *params.out), is_channels_last(x)), params, train)
+
+
+def _convolution(x, w, params, shape, last, team):
+    act = params.activation
+    before = params.padding[1][0], params.padding[2][0]
     if (form := _winograd(x, w, params, shape, False)) is not None:
-        return _activated(lambda act: _run_winograd(form, x, w, params, shape, bias, act, x), params, train)
+        return winograd(form, x, before, shape, act, last, team)
     if x.size and _is_product(x, w, params):
-        return _activated(lambda act: run_product(x, w, bias, shape, act), params, train)
+        return product(shape, act)
     if x.size and _is_pointwise(x, w, params):
-        return _activated(lambda act: run_pointwise(x, w, bias, params.stride, shape, act), params, train)
+        return pointwise(x, w, params.stride, shape, act, team)
     if serves_few(x, w, params):
-        return _activated(lambda act: run_groups(x, w, bias, params, shape, act), params, train)
+        return small_groups(x, w, params, shape, act, last, team)
     if _is_flat(x, w, params):
-        flat = forward_plan(x.shape[1], w.shape, params, params.out[1:])
-        return _activated(lambda act: run_pixels(flat, x, w, False, bias, shape, act, x), params, train)
+        return pixels(forward_plan(x.shape[1], w.shape, params, params.out[1:]), x, w, False, shape, act, last, team)
     if serves_channels(x, w, params):
-        before = params.padding[1][0], params.padding[2][0]
-        return _activated(lambda act: run_channels(x, w, bias, before, params.stride[1:], params.dilation[1:], shape, act), params, train)
+        return channels(x, w, before, params.stride[1:], params.dilation[1:], shape, act, team)
     if (kernel := image_kernel(x, w, params)) is not None:
-        before = params.padding[1][0], params.padding[2][0]
-        return _activated(lambda act: run_image(kernel, x, w, bias, before, shape, act), params, train)
-    if small_groups(x.shape[1], w.shape[0], params.groups):
-        return _activated(lambda act: run_groups(x, w, bias, params, shape, act), params, train)
-    plan = Plan.forward(x.shape, w.shape, params)
-    return _activated(lambda act: run_planes(plan, x, w, bias, shape, x, params.groups, act), params, train)
+        return image(kernel, x, w, before, shape, act, team)
+    if are_small_groups(x.shape[1], w.shape[0], params.groups):
+        return small_groups(x, w, params, shape, act, last, team)
+    return planes(Plan.forward(x.shape, w.shape, params), x, w, shape, params.groups, act, last, team)
 
 
 def _winograd(x, w, params, shape, transposed):
@@ -69,11 +83,6 @@ def _winograd(x, w, params, shape, transposed):
         return None
     positions = math.prod((x.shape if transposed else shape)[3:])
     return choice.winograd(w.shape, params, x.dtype, shape[0], shape[3:], positions, is_packed(w), transposed)
-
-
-def _run_winograd(form, x, w, params, shape, bias, act, like):
-    weights = prepared(w, form, lambda: transformed(w, form))
-    return run_winograd(form, x, weights, (params.padding[1][0], params.padding[2][0]), shape, bias, act, like)
 
 
 def _is_pointwise(x, w, params):
@@ -116,36 +125,42 @@ def conv_backward(grad, arrays, saved, params, needs):
 
 
 def _data_gradient(x, w, dz, params):
-    if (form := _winograd(dz, w, params, x.shape, True)) is not None:
-        return _run_winograd(form, dz, w, params, x.shape, None, None, x)
+    return _run(_convolution_gradient, dz, w, None, params, x.shape, is_channels_last(x))
+
+
+def _convolution_gradient(dz, w, params, shape, last, team):
+    """dx of ``shape`` from dz."""
+    after = tuple((w.shape[d + 2] - 1) * params.dilation[d] - params.padding[d][0] for d in (1, 2))
+    if (form := _winograd(dz, w, params, shape, True)) is not None:
+        return winograd(form, dz, (params.padding[1][0], params.padding[2][0]), shape, None, last, team)
     if _is_flat(dz, w, params) and w.shape[1] >= FEW:
-        return run_pixels(transposed_plan(w.shape[0], w.shape, params, x.shape[3:]), dz, w, True, None, x.shape, None, x)
+        return pixels(transposed_plan(w.shape[0], w.shape, params, shape[3:]), dz, w, True, shape, None, last, team)
     if _is_flat(dz, w, params) and serves_columns(w.shape, params, dz.shape[4]):
-        return run_columns(dz, w, None, params, x.shape, None, x)
-    if dz.size and serves_channels(dz, w, params) and is_channels_last(x) and params.stride == (1, 1, 1):
-        before = tuple((w.shape[d + 2] - 1) * params.dilation[d] - params.padding[d][0] for d in (1, 2))
-        return run_channels(dz, w[..., ::-1, ::-1], None, before, (1, 1), params.dilation[1:], x.shape, None)
-    if w.shape[0] == x.shape[1] and params.stride == (1, 1, 1) and not is_channels_last(x):
-        if (kernel := image_kernel(dz, w, params)) is not None:
-            before = tuple(w.shape[4] - 1 - params.padding[d][0] for d in (1, 2))
-            return run_image(kernel, dz, w[..., ::-1, ::-1], None, before, x.shape, None)
-    return run_planes(Plan.transposed(dz.shape, w.shape, params, x.shape), dz, w, None, x.shape, x, params.groups, None)
+        return columns(dz, w, params, shape, None, last, team)
+    if dz.size and serves_channels(dz, w, params) and last and params.stride == (1, 1, 1):
+        return channels(dz, w, after, (1, 1), params.dilation[1:], shape, None, team, flipped=True)
+    if w.shape[0] == shape[1] and params.stride == (1, 1, 1) and not last and (kernel := image_kernel(dz, w, params)) is not None:
+        return image(kernel, dz, w, after, shape, None, team, flipped=True)
+    return planes(Plan.transposed(dz.shape, w.shape, params, shape), dz, w, shape, params.groups, None, last, team)
 
 
 def conv_transpose(arrays, params, train):
     x, w, bias = arrays
     shape = (x.shape[0], w.shape[1] * params.groups, *params.out)
+    return _activated(_run(_transposed, x, w, bias, params, shape, is_channels_last(x)), params, train)
+
+
+def _transposed(x, w, params, shape, last, team):
+    act = params.activation
     if x.size and _is_transposed_product(x, w, params):
-        return _activated(lambda act: run_transposed_product(x, w, bias, shape, act), params, train)
+        return transposed_product(shape, act)
     if (form := _winograd(x, w, params, shape, True)) is not None:
-        return _activated(lambda act: _run_winograd(form, x, w, params, shape, bias, act, x), params, train)
+        return winograd(form, x, (params.padding[1][0], params.padding[2][0]), shape, act, last, team)
     if _is_flat(x, w, params) and w.shape[1] >= FEW:
-        flat = transposed_plan(x.shape[1], w.shape, params, params.out[1:])
-        return _activated(lambda act: run_pixels(flat, x, w, True, bias, shape, act, x), params, train)
+        return pixels(transposed_plan(x.shape[1], w.shape, params, params.out[1:]), x, w, True, shape, act, last, team)
     if _is_flat(x, w, params) and serves_columns(w.shape, params, x.shape[4]):
-        return _activated(lambda act: run_columns(x, w, bias, params, shape, act, x), params, train)
-    plan = Plan.transposed(x.shape, w.shape, params, shape)
-    return _activated(lambda act: run_planes(plan, x, w, bias, shape, x, params.groups, act), params, train)
+        return columns(x, w, params, shape, act, last, team)
+    return planes(Plan.transposed(x.shape, w.shape, params, shape), x, w, shape, params.groups, act, last, team)
 
 
 def conv_transpose_backward(grad, arrays, saved, params, needs):
@@ -153,15 +168,19 @@ def conv_transpose_backward(grad, arrays, saved, params, needs):
     dz = activation_gradient(params.activation, grad, *saved)
     dx = dw = None
     if needs[0]:
-        if (form := _winograd(dz, w, params, x.shape, False)) is not None:
-            dx = _run_winograd(form, dz, w, params, x.shape, None, None, x)
-        elif _is_flat(dz, w, params):
-            dx = run_pixels(forward_plan(dz.shape[1], w.shape, params, x.shape[3:]), dz, w, False, None, x.shape, None, x)
-        else:
-            dx = run_planes(Plan.forward(dz.shape, w.shape, params, x.shape[2:]), dz, w, None, x.shape, x, params.groups, None)
+        dx = _run(_transposed_gradient, dz, w, None, params, x.shape, is_channels_last(x))
     if needs[1]:
         dw = _weight_gradient(dz, x, w, params)
     return dx, dw, _bias_gradient(dz) if needs[2] else None
+
+
+def _transposed_gradient(dz, w, params, shape, last, team):
+    """dx of ``shape`` from dz."""
+    if (form := _winograd(dz, w, params, shape, False)) is not None:
+        return winograd(form, dz, (params.padding[1][0], params.padding[2][0]), shape, None, last, team)
+    if _is_flat(dz, w, params):
+        return pixels(forward_plan(dz.shape[1], w.shape, params, shape[3:]), dz, w, False, shape, None, last, team)
+    return planes(Plan.forward(dz.shape, w.shape, params, shape[2:]), dz, w, shape, params.groups, None, last, team)
 
 
 def _weight_gradient(x, dz, w, params):
@@ -174,13 +193,10 @@ def _bias_gradient(dz):
     return dz.sum(axis=(0, 2, 3, 4))
 
 
-def _activated(compute, params, train):
-    """(y, saved) of ``compute(activation)``: fused where the kernels have the activation, after them where not."""
-    act = params.activation
-    fused = code_of(act) is not None
-    z = compute(act if fused else None)
-    y = z
-    if not fused:
+def _activated(z, params, train):
+    """(y, saved) of an algorithm's answer z, which has the activation where the kernels have it."""
+    act, y = params.activation, z
+    if act is not None and code_of(act) is None:
         y = empty_like_layout(z.shape, z.dtype, z)
         y[...] = activate(act, z)
     return y, (y, z if needs_input(act) else None) if train else None

@@ -11,7 +11,6 @@ import functools
 
 import numpy as np
 
-from ...cpu import parallel
 from ...cpu._pool import parallel_for
 from ...cpu.blocking import LANES
 from ...cpu.features import caches
@@ -22,7 +21,7 @@ from ...cpu.simd import lanes, load, load_n, offset, pointer, read, splat, store
 from ...cpu.thresholds import MULTIPLY_ADDS
 from ...cpu.workspace import NOTHING, workspace
 from ...packing import prepared
-from ..layout import empty_like_layout
+from ..layout import empty_in_layout
 from ..numba_activation import apply_activation, kernel_arguments
 from .numba_planes import _strides, zero
 
@@ -123,7 +122,6 @@ def _panels(w):
     return np.ascontiguousarray(out.reshape(tiles, TILE_ROWS, C).transpose(0, 2, 1)).reshape(-1)
 
 
-@functools.lru_cache(maxsize=256)
 def _sizes(char, C, H, W, cells, kernel, stride, dilation, padding, out, jobs, slots):
     """(rows of y in a band, elements of a line, of a row of P, of a thread's scratch memory)."""
     lanes = LANES[char]
@@ -147,18 +145,23 @@ def serves(w_shape, params, width) -> bool:
     return 2 * reach * 4 * w_shape[1] * kh * kw * width <= caches()[1] // 2
 
 
-def run(x, w, bias, params, shape, act, like):
-    """The transposed convolution of x, to y of ``shape``."""
-    char = x.dtype.char
-    y = empty_like_layout(shape, x.dtype, like)
-    if x.strides[3] != x.shape[4] * x.strides[4]:
-        x = np.ascontiguousarray(x)
-    pool, slots = parallel.team() if x.size * w[0].size > MULTIPLY_ADDS else (0, 1)
+def planned(x, w, params, shape, act, last, team):
+    """``run(x, w, bias)``: the transposed convolution of x, to y of ``shape``. last: y's memory is channels-last."""
+    dtype, char = x.dtype, x.dtype.char
+    pool, slots = team if x.size * w[0].size > MULTIPLY_ADDS else (0, 1)
     kernel, stride, dilation = w.shape[3:], params.stride[1:], params.dilation[1:]
     padding = tuple(before for before, _ in params.padding[1:])
     band, length, space, size = _sizes(char, x.shape[1], *x.shape[3:], w[0].size, kernel, stride, dilation, padding, shape[3:], shape[0],
                                        slots)
-    weights = prepared(w, "columns", lambda: _panels(w))
-    scatter_products[char](pool, band, x, weights, *kernel, *stride, *padding, *dilation, NOTHING[char] if bias is None else
-                           np.ascontiguousarray(bias), *kernel_arguments(act), y, length, space, workspace(slots * size, x.dtype), size)
-    return y
+    code, slope = kernel_arguments(act)
+
+    def run(x, w, bias):
+        y = empty_in_layout(shape, dtype, last)
+        if x.strides[3] != x.shape[4] * x.strides[4]:
+            x = np.ascontiguousarray(x)
+        scatter_products[char](pool, band, x, prepared(w, "columns", functools.partial(_panels, w)), *kernel, *stride, *padding, *dilation,
+                               NOTHING[char] if bias is None else np.ascontiguousarray(bias), code, slope, y, length, space,
+                               workspace(slots * size, dtype), size)
+        return y
+
+    return run

@@ -20,7 +20,7 @@ from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS
 from ...cpu.thresholds import MOVED, MULTIPLY_ADDS
 from ...cpu.workspace import NOTHING, workspace
 from ...packing import prepared
-from ..layout import empty_like_layout
+from ..layout import empty_in_layout
 from ..numba_activation import kernel_arguments
 from .numba_pixels import SHORT_RUN, convolve_pixels, gradient_pixels, weight_panels
 from .numba_rows import pixel_rows
@@ -120,67 +120,46 @@ def _panels(w, cells, outputs, channels, swapped, width):
     return out
 
 
-class _Setup(NamedTuple):
-    """How a batch is cut into chunks, and the scratch memory for that."""
-
-    parallel: bool
-    images: int  # at a time
-    share: int  # elements of scratch memory of a thread
-    image: int  # elements of a padded image
-    sums: tuple  # for each of the plan's: (the sum, whether it makes all of y, pixels in a chunk, panels in a chunk)
-
-
-@functools.lru_cache(maxsize=1024)
-def _setup(plan, N, K, size, char, threads):
-    """size: rows and columns of y."""
-    width, itemsize = TILE_VECTORS * LANES[char], np.dtype(char).itemsize
-    shapes = [tuple(len(range(n)[part]) for n, part in zip(size, s.outputs, strict=True)) for s in plan.sums]
-    work = N * K * sum(math.prod(shape) * s.count * len(s.run_offsets) for shape, s in zip(shapes, plan.sums, strict=True))
-    slots = threads if work > MULTIPLY_ADDS else 1
-    image = plan.size[0] * plan.size[1] * plan.channels
-    images = max(1, min(N, IMAGES // (itemsize * image)))
+def planned(plan, x, w, swapped, shape, act, last, team):
+    """``run(x, w, bias)`` makes y of ``shape`` by a plan over x. swapped: see _panels. last: y's memory is channels-last."""
+    dtype, char = x.dtype, x.dtype.char
+    width, (N, K) = TILE_VECTORS * LANES[char], shape[:2]
+    shapes = [tuple(len(range(n)[part]) for n, part in zip(shape[3:], s.outputs, strict=True)) for s in plan.sums]
+    work = N * K * sum(math.prod(out) * s.count * len(s.run_offsets) for out, s in zip(shapes, plan.sums, strict=True))
+    pool, slots = team if work > MULTIPLY_ADDS else (0, 1)
+    image = plan.size[0] * plan.size[1] * plan.channels  # elements, padded
+    images = max(1, min(N, IMAGES // (x.itemsize * image)))  # at a time
     panels = -(-K // width)
-    part = min(PART, panels)
+    most = min(PART, panels)
     # a chunk's sums, and the copied runs of a tile
     depth = max((s.count * len(s.run_offsets) for s in plan.sums if s.count < SHORT_RUN), default=0)
-    share = (BLOCK + TILE_ROWS) * part * width + TILE_ROWS * depth + width
+    share = (BLOCK + TILE_ROWS) * most * width + TILE_ROWS * depth + width
     sums = []
-    for shape, s in zip(shapes, plan.sums, strict=True):
-        pixels = images * math.prod(shape)
+    for out, s in zip(shapes, plan.sums, strict=True):
+        pixels = images * math.prod(out)
         blocks = max(1, -(-pixels // BLOCK))
         block = max(1, -(-pixels // (blocks * TILE_ROWS))) * TILE_ROWS
-        parts = max(-(-panels // part), min(panels, -(-4 * slots // blocks)) if slots > 1 else 1)
-        sums.append((s, shape == size, block, -(-panels // parts)))
-    return _Setup(slots > 1, images, share, image, tuple(sums))
-
-
-def run(plan, x, w, swapped, bias, shape, act, like):
-    """y of ``shape`` by a plan over x."""
-    char = x.dtype.char
-    y = empty_like_layout(shape, x.dtype, like)
-    N, K = shape[:2]
-    pool, slots = parallel.team()
-    setup = _setup(plan, N, K, shape[3:], char, slots)
-    if not setup.parallel:
-        pool, slots = 0, 1
-    step, image = setup.images, setup.image
-    scratch_size = slots * setup.share
-    memory = workspace(scratch_size + step * image, x.dtype)
-    scratch = memory[:scratch_size]
-    places = np.empty(slots * (BLOCK + TILE_ROWS), np.int64)
-    bias = NOTHING[char] if bias is None else np.ascontiguousarray(bias)
+        parts = max(-(-panels // most), min(panels, -(-4 * slots // blocks)) if slots > 1 else 1)
+        make = functools.partial(_panels, cells=s.cells, outputs=K, channels=plan.channels, swapped=swapped, width=width)
+        sums.append((s, (s.kind, swapped), make, out == shape[3:] and images == N, block, -(-panels // parts)))
     code, slope = kernel_arguments(act)
     row, column = plan.stride[0] * plan.size[1] * plan.channels, plan.stride[1] * plan.channels
-    width = TILE_VECTORS * LANES[char]
-    made = [prepared(w, (s.kind, swapped), functools.partial(_panels, w, s.cells, K, plan.channels, swapped, width)) for s in plan.sums]
-    for start in range(0, N, step):
-        whole = step == N
-        rows = _rows(plan, x if whole else x[start : start + step], memory[scratch_size:], pool)
-        for (s, everything, block, part), weights in zip(setup.sums, made, strict=True):
-            target = y if whole and everything else y[(slice(start, start + step), slice(None), slice(None), *s.outputs)]
-            convolve_pixels[char](pool, rows, image, row, column, s.run_offsets, s.count, weights, block, part, bias, code, slope, target,
-                                  heights().reshape(-1), scratch, setup.share, places)
-    return y
+
+    def run(x, w, bias):
+        y = empty_in_layout(shape, dtype, last)
+        memory = workspace(slots * share + images * image, dtype)
+        places = np.empty(slots * (BLOCK + TILE_ROWS), np.int64)
+        bias = NOTHING[char] if bias is None else np.ascontiguousarray(bias)
+        made = [prepared(w, kind, functools.partial(make, w)) for _, kind, make, *_ in sums]
+        for start in range(0, N, images):
+            rows = _rows(plan, x if images == N else x[start : start + images], memory[slots * share :], pool)
+            for (s, _, _, everything, block, part), weights in zip(sums, made, strict=True):
+                target = y if everything else y[(slice(start, start + images), slice(None), slice(None), *s.outputs)]
+                convolve_pixels[char](pool, rows, image, row, column, s.run_offsets, s.count, weights, block, part, bias, code, slope,
+                                      target, heights().reshape(-1), memory, share, places)
+        return y
+
+    return run
 
 
 def weight_gradient(plan, x, dy, w):

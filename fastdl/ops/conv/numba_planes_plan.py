@@ -15,7 +15,7 @@ from ...cpu.microkernel import TILE_ROWS
 from ...cpu.thresholds import MULTIPLY_ADDS
 from ...cpu.workspace import NOTHING, workspace
 from ...packing import prepared
-from ..layout import empty_like_layout, is_channels_last
+from ..layout import empty_in_layout, is_channels_last
 from ..numba_activation import kernel_arguments
 from . import reference
 from .numba_channels import convolve_channels
@@ -120,8 +120,8 @@ def _with_channels(offsets, channels, plane):
 
 
 # ------------------------------------------------------------------------------------------------ running
-def _pool_for(work):
-    return parallel.team() if work > MULTIPLY_ADDS else (0, 1)
+def _pool_for(work, team=None):
+    return (team or parallel.team()) if work > MULTIPLY_ADDS else (0, 1)
 
 
 def _planes(plan, x, start, stop, pool, block):
@@ -137,55 +137,47 @@ def _images(plan, x):
     return max(1, min(x.shape[0], PLANES // max(1, x.itemsize * x.shape[1] * plan.plane)))
 
 
-def run(plan, x, w, bias, shape, like, groups, act):
-    """y of ``shape`` by a plan over x."""
-    char = x.dtype.char
-    lanes = LANES[char]
-    y = empty_like_layout(shape, x.dtype, like)
-    if not y.size:
-        return y
-    if x.size == 0:
-        y[...] = 0
-        return y
-    pool, slots = _pool_for(y.size * w[0].size if not plan.transpose else x.size * w[0].size)
-    if small_groups(x.shape[1], shape[1], groups):
-        _groups(plan, 0, x, w, bias, y, groups, act, pool, slots)
-        return y
+def planned(plan, x, w, shape, groups, act, last, team):
+    """``run(x, w, bias)`` makes y of ``shape`` by a plan over x. last: y's memory is channels-last."""
+    dtype, char, lanes, channels = x.dtype, x.dtype.char, LANES[x.dtype.char], x.shape[1]
+    if not x.size or not math.prod(shape):
+        return functools.partial(_nothing, shape, dtype, last)
+    pool, slots = _pool_for((x.size if plan.transpose else math.prod(shape)) * math.prod(w.shape[1:]), team)
+    if small_groups(channels, shape[1], groups):
+        return _planned_groups(plan, 0, x, shape, groups, act, last, pool, slots)
     step = _images(plan, x)
-    slack = WIDE * lanes * 4
     block = 16 * WIDE * lanes // 4
     kg = shape[1] // groups
     kb = min(ROWS, kg)
     if pool:
-        positions = plan.places[0] * plan.places[1] * plan.places[2]
-        others = shape[0] * groups * -(-positions // block)
+        others = shape[0] * groups * -(-math.prod(plan.places) // block)
         while kb > 2 * TILE_ROWS and others * -(-kg // kb) < 2 * slots:
             kb = -(-kb // 2 // TILE_ROWS) * TILE_ROWS
     scratch_size = slots * kb * block
-    memory = workspace(step * x.shape[1] * plan.plane + slack + scratch_size, x.dtype)
-    scratch, planes = memory[:scratch_size], memory[scratch_size:]
-    weights = [_weight_matrix(w, problem, plan.transpose, groups) for problem in plan.problems]
-    for start in range(0, x.shape[0], step):
-        stop = min(start + step, x.shape[0])
-        _planes(plan, x, start, stop, pool, planes)
-        for problem, matrix in zip(plan.problems, weights, strict=True):
-            target = y[(slice(start, stop), slice(None), *problem.outputs)]
-            correlate[char](
-                pool,
-                groups,
-                matrix,
-                problem.offsets,
-                planes,
-                x.shape[1] * plan.plane,
-                x.shape[1] // groups * plan.plane,
-                plan.places[1],
-                plan.places[2],
-                kb,
-                NOTHING[char] if bias is None else np.ascontiguousarray(bias),
-                *kernel_arguments(act),
-                target,
-                scratch,
-            )
+    elements = step * channels * plan.plane + WIDE * lanes * 4 + scratch_size
+    code, slope = kernel_arguments(act)
+
+    def run(x, w, bias):
+        y = empty_in_layout(shape, dtype, last)
+        memory = workspace(elements, dtype)
+        scratch, planes = memory[:scratch_size], memory[scratch_size:]
+        weights = [_weight_matrix(w, problem, plan.transpose, groups) for problem in plan.problems]
+        bias = NOTHING[char] if bias is None else np.ascontiguousarray(bias)
+        for start in range(0, shape[0], step):
+            stop = min(start + step, shape[0])
+            _planes(plan, x, start, stop, pool, planes)
+            for problem, matrix in zip(plan.problems, weights, strict=True):
+                target = y[(slice(start, stop), slice(None), *problem.outputs)]
+                correlate[char](pool, groups, matrix, problem.offsets, planes, channels * plan.plane, channels // groups * plan.plane,
+                                plan.places[1], plan.places[2], kb, bias, code, slope, target, scratch)
+        return y
+
+    return run
+
+
+def _nothing(shape, dtype, last, x, w, bias):
+    y = empty_in_layout(shape, dtype, last)
+    y[...] = 0
     return y
 
 
@@ -249,21 +241,15 @@ def serves_few(x, w, params) -> bool:
     return x.size > 0 and params.ndim < 3 and params.groups == 1 and w.shape[1] <= SMALL_GROUP <= w.shape[0] and not is_channels_last(x)
 
 
-def run_groups(x, w, bias, params, shape, act):
-    """A convolution of few channels in a group, a band of rows at a time."""
-    y = empty_like_layout(shape, x.dtype, x)
-    if not y.size:
-        return y
-    if not x.size:
-        y[...] = 0
-        return y
-    pool, slots = _pool_for(y.size * w[0].size)
+def planned_groups(x, w, params, shape, act, last, team):
+    """``run(x, w, bias)``: a convolution of few channels in a group, a band of rows at a time."""
+    if not x.size or not math.prod(shape):
+        return functools.partial(_nothing, shape, x.dtype, last)
+    pool, slots = _pool_for(math.prod(shape) * math.prod(w.shape[1:]), team)
     plan, band = _banded(x.shape, w.shape, params, slots)
-    _groups(plan, band, x, w, bias, y, params.groups, act, pool, slots)
-    return y
+    return _planned_groups(plan, band, x, shape, params.groups, act, last, pool, slots)
 
 
-@functools.lru_cache(maxsize=1024)
 def _banded(x_shape, w_shape, params, slots):
     """(plan, rows of y in a band): a group's planes share L2 with what is read and written beside them, and every thread
     has a few bands."""
@@ -278,17 +264,24 @@ def _banded(x_shape, w_shape, params, slots):
         band = -(-band // 2)
 
 
-def _groups(plan, band, x, w, bias, y, groups, act, pool, slots):
-    char = x.dtype.char
+def _planned_groups(plan, band, x, shape, groups, act, last, pool, slots):
+    dtype, char = x.dtype, x.dtype.char
     share = scratch_elements(x.shape[1] // groups, plan.plane, plan.places[2], LANES[char])
-    scratch = workspace(slots * share, x.dtype)
-    bias = np.zeros(y.shape[1], x.dtype) if bias is None else np.ascontiguousarray(bias)
-    for problem in plan.problems:
-        weights = prepared(w, ("rows", None if problem.cells is None else problem.cells.tobytes()),
-                           lambda problem=problem: _weight_matrix(w, problem, plan.transpose, groups).reshape(-1))
-        part = y[(slice(None), slice(None), *problem.outputs)] if plan.transpose else y
-        convolve_groups[char](pool, groups, band or part.shape[3], x, *plan.before, *plan.stride, *plan.places, problem.offsets, weights,
-                              bias, *kernel_arguments(act), part, scratch, share)
+    code, slope = kernel_arguments(act)
+    problems = [(problem, ("rows", None if problem.cells is None else problem.cells.tobytes())) for problem in plan.problems]
+
+    def run(x, w, bias):
+        y = empty_in_layout(shape, dtype, last)
+        scratch = workspace(slots * share, dtype)
+        bias = _zeros(shape[1], char) if bias is None else np.ascontiguousarray(bias)
+        for problem, kind in problems:
+            weights = prepared(w, kind, lambda problem=problem: _weight_matrix(w, problem, plan.transpose, groups).reshape(-1))
+            part = y[(slice(None), slice(None), *problem.outputs)] if plan.transpose else y
+            convolve_groups[char](pool, groups, band or part.shape[3], x, *plan.before, *plan.stride, *plan.places, problem.offsets,
+                                  weights, bias, code, slope, part, scratch, share)
+        return y
+
+    return run
 
 
 def _depthwise_gradient(plan, x, dy, w):
@@ -317,18 +310,23 @@ def image_kernel(x, w, params):
     return IMAGE_KERNELS.get((size, stride))
 
 
-def run_image(kernel, x, w, bias, before, shape, act):
-    """A depthwise convolution of planar x by image_kernel's answer; before: the padding above and to the left."""
-    char = x.dtype.char
-    y = empty_like_layout(shape, x.dtype, x)
-    if y.size:
-        pool, slots = _pool_for(y.size * w[0].size)
-        planes, height = shape[0] * shape[1], shape[3]
-        bands = max(1, min(-(-4 * slots // planes), height // IMAGE_ROWS))
-        bias = np.zeros(shape[1], x.dtype) if bias is None else np.ascontiguousarray(bias)
-        kernel[char](pool, bands, x, *before, np.ascontiguousarray(w).reshape(-1), bias, *kernel_arguments(act), y,
-                     _zeros(x.shape[4], char), np.empty(slots * LINES, np.int64))
-    return y
+def planned_image(kernel, x, w, before, shape, act, team, flipped=False):
+    """``run(x, w, bias)``: a depthwise convolution of planar x by image_kernel's answer; before: the padding above and to the left.
+    flipped: the windows are turned by half a turn, as in a data gradient."""
+    dtype, char = x.dtype, x.dtype.char
+    pool, slots = _pool_for(math.prod(shape) * math.prod(w.shape[1:]), team)
+    bands = max(1, min(-(-4 * slots // (shape[0] * shape[1])), shape[3] // IMAGE_ROWS))
+    code, slope = kernel_arguments(act)
+    kernel, zeros = kernel[char], _zeros(x.shape[4], char)
+
+    def run(x, w, bias):
+        y = np.empty(shape, dtype)
+        bias = _zeros(shape[1], char) if bias is None else np.ascontiguousarray(bias)
+        windows = np.ascontiguousarray(w[..., ::-1, ::-1] if flipped else w).reshape(-1)
+        kernel(pool, bands, x, *before, windows, bias, code, slope, y, zeros, np.empty(slots * LINES, np.int64))
+        return y
+
+    return run
 
 
 @functools.lru_cache(maxsize=64)
@@ -343,15 +341,22 @@ def serves_channels(x, w, params) -> bool:
     return x.size > 0 and params.ndim < 3 and params.groups == x.shape[1] == w.shape[0] and w.shape[1] == 1 and is_channels_last(x)
 
 
-def run_channels(x, w, bias, before, stride, dilation, shape, act):
-    """A depthwise convolution of channels-last x; before, stride, dilation: of rows and columns."""
-    char = x.dtype.char
-    y = empty_like_layout(shape, x.dtype, x)
-    if y.size:
-        kernel = w.shape[3:]
-        cells = prepared(w, "cells", lambda: np.ascontiguousarray(w.reshape(w.shape[0], -1).T).reshape(-1))
-        pool, _ = _pool_for(y.size * math.prod(kernel))
-        convolve_channels[char](pool, x, cells, *kernel, *stride, *before, *dilation,
-                                NOTHING[char] if bias is None else np.ascontiguousarray(bias),
-                                *kernel_arguments(act), y)
-    return y
+def planned_channels(x, w, before, stride, dilation, shape, act, team, flipped=False):
+    """``run(x, w, bias)``: a depthwise convolution of channels-last x; before, stride, dilation: of rows and columns.
+    flipped: the windows are turned by half a turn, as in a data gradient."""
+    dtype, char, kernel = x.dtype, x.dtype.char, w.shape[3:]
+    pool, _ = _pool_for(math.prod(shape) * math.prod(kernel), team)
+    code, slope = kernel_arguments(act)
+
+    def run(x, w, bias):
+        y = empty_in_layout(shape, dtype, True)
+        cells = prepared(w, ("cells", flipped), lambda: _cells(w[..., ::-1, ::-1] if flipped else w))
+        convolve_channels[char](pool, x, cells, *kernel, *stride, *before, *dilation, NOTHING[char] if bias is None else
+                                np.ascontiguousarray(bias), code, slope, y)
+        return y
+
+    return run
+
+
+def _cells(w):
+    return np.ascontiguousarray(w.reshape(w.shape[0], -1).T).reshape(-1)

@@ -6,28 +6,28 @@ import math
 
 import numpy as np
 
-from ...cpu import parallel
 from ...cpu.blocking import MOST_ROWS, computed, heights
 from ...cpu.features import caches
 from ...cpu.microkernel import TILE_ROWS
 from ...cpu.thresholds import MULTIPLY_ADDS
 from ...cpu.workspace import NOTHING, workspace
-from ..layout import empty_like_layout
+from ...packing import prepared
+from ..layout import empty_in_layout
 from ..numba_activation import kernel_arguments
 from .numba_rows import pixel_rows
 from .numba_winograd import LINE, make
-from .numba_winograd_weights import WIDTH, padded, panels_of, summed, unit
+from .numba_winograd_weights import WIDTH, padded, panels_of, summed, transformed, unit
 
 BOUND = 15 << 17  # bytes of scratch memory a thread, where that costs no time: a block of tiles, and padded pixel rows for some
 IMAGES = 64 << 20  # bytes of padded pixel rows, where it would
 
 
-def run(form, x, U, padding, shape, bias, act, like):
-    """y of ``shape`` from x and transformed weights. padding: (rows, columns) before x, or of a transposed convolution before y."""
+def planned(form, x, padding, shape, act, last, team):
+    """``run(x, w, bias)`` makes y of ``shape``. padding: (rows, columns) before x, or of a transposed convolution before y.
+    last: y's memory is channels-last."""
     m, r, dims = form[:3]
     N, C = x.shape[:2]
     K, OH, OW = shape[1], *shape[3:]
-    y = empty_like_layout(shape, x.dtype, like)
     phases, ones = form.phases(), (1, 1)
     stride, spread = (ones, phases) if form.transposed else (phases, ones)
     skip, before = (0, 0), padding
@@ -37,12 +37,10 @@ def run(form, x, U, padding, shape, bias, act, like):
         before = tuple(n - 1 - p // s for n, p, s in zip((rh, r), padding, phases, strict=True))
     TH, TW = -(-(OH + skip[0]) // (mh * spread[0])), -(-(OW + skip[1]) // (m * spread[1]))
     Wp, Cb = (TW * m + r - 1) * stride[1], padded(C)
-    if x.strides[4] != x.itemsize and x.strides[1] != x.itemsize:
-        x = np.ascontiguousarray(x)
-    points, C, together = (m + r - 1) ** dims, summed(form, C), unit(K, spread[1])
+    points, sums, together = (m + r - 1) ** dims, summed(form, C), unit(K, spread[1])
     panels, whole = panels_of(form, K), together if spread[1] > 1 else 1
-    pool, slots = parallel.team() if math.prod(shape) * x.shape[1] > MULTIPLY_ADDS else (0, 1)
-    pitch = padded(C)
+    pool, slots = team if math.prod(shape) * C > MULTIPLY_ADDS else (0, 1)
+    pitch = padded(sums)
     # as many images at a time, or as many rows of tiles of one, as fit the bound, but enough blocks for each thread
     row, band = stride[0] * Wp * Cb, TH
     images = min(N, max(1, IMAGES // (4 * (TH * mh + rh - 1) * row)))
@@ -59,22 +57,37 @@ def run(form, x, U, padding, shape, bias, act, like):
         most = MOST_ROWS // 2
     blocks, k_panels, block = _blocks(points, pitch, panels, together, whole, images * band * TW, slots, most)
     part = _scratch(points, block, pitch, together, mh * m)
-    memory = workspace(slots * part + images * (band * mh + rh - 1) * row, x.dtype)
-    scratch, rows = memory[: slots * part], memory[slots * part :]
-    bias = NOTHING["f"] if bias is None else np.ascontiguousarray(bias)
+    elements = slots * part + images * (band * mh + rh - 1) * row
     short = form.stride == 2 and form.size % 2
     convolve = make(m, r, dims)[1]["f"]
-    for start in range(0, N, images):
-        for first in range(0, TH, band):
-            Hp = (min(band, TH - first) * mh + rh - 1) * stride[0]
-            top = first * mh * stride[0] - before[0]  # row of x
-            here = x[start : start + images, :, :, max(0, top) : max(0, top + Hp)]
-            pixel_rows["f"](pool, here, max(0, -top), before[1], Hp, Wp, Cb, rows)
-            above = skip[0] if first == 0 else 0
-            y_rows = slice(first * mh * spread[0] - skip[0] + above, (first + band) * mh * spread[0] - skip[0])
-            convolve(pool, rows, Hp, Wp, C, Cb, *stride, U, panels, blocks, k_panels, together, *spread, above, skip[1], short, bias,
-                     *kernel_arguments(act), y[start : start + images, :, :, y_rows], heights().reshape(-1), scratch, part)
-    return y
+    code, slope = kernel_arguments(act)
+    bands = []  # rows of x, of them missing above, rows in all, rows of y, of them missing above
+    for first in range(0, TH, band):
+        Hp = (min(band, TH - first) * mh + rh - 1) * stride[0]
+        top = first * mh * stride[0] - before[0]  # row of x
+        above = skip[0] if first == 0 else 0
+        y_rows = slice(first * mh * spread[0] - skip[0] + above, (first + band) * mh * spread[0] - skip[0])
+        bands.append((slice(max(0, top), max(0, top + Hp)), max(0, -top), Hp, y_rows, above))
+    everything = len(bands) == 1 and images == N
+
+    def run(x, w, bias):
+        U = prepared(w, form, lambda: transformed(w, form))
+        y = empty_in_layout(shape, x.dtype, last)
+        if x.strides[4] != x.itemsize and x.strides[1] != x.itemsize:
+            x = np.ascontiguousarray(x)
+        memory = workspace(elements, x.dtype)
+        rows = memory[slots * part :]
+        bias = NOTHING["f"] if bias is None else np.ascontiguousarray(bias)
+        for start in range(0, N, images):
+            for x_rows, missing, Hp, y_rows, above in bands:
+                source = x if everything else x[start : start + images, :, :, x_rows]
+                target = y if everything else y[start : start + images, :, :, y_rows]
+                pixel_rows["f"](pool, source, missing, before[1], Hp, Wp, Cb, rows)
+                convolve(pool, rows, Hp, Wp, sums, Cb, *stride, U, panels, blocks, k_panels, together, *spread, above, skip[1], short, bias,
+                         code, slope, target, heights().reshape(-1), memory, part)
+        return y
+
+    return run
 
 
 def _share(count, most):

@@ -38,7 +38,7 @@ def matmul(input, other, *, precision=None):
     Raises TypeError (not float32 or float64, two dtypes) or ValueError (a rank of 0, sizes that do not fit, a precision that
     cannot be had).
     """
-    a, b = check.pair("matmul", "input", input, "other", other)
+    a, b = check.floats("matmul", ("input", "other"), (input, other))
     if precision is not None:
         _check_precision("matmul", precision, a)
         if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
