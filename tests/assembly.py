@@ -23,5 +23,7 @@ def spills_of_loops(dispatcher, char, multiply_adds):
         body = lines[labels[m.group(1)] : i]
         inner = not any(re.match(r"\.?L\w+:", x) for x in body[1:])
         if inner and sum("fmadd" in x or "fmla" in x for x in body) >= multiply_adds:
-            loops.append([x for x in body if re.search(r"[xyz]mm|\bq\d+|\bv\d+", x) and re.search(r"\(%rsp|-\d+\(%rbp\)|\[sp", x)])
+            # a number that is repeated comes from an array: rbp may point to anything
+            moves = [x for x in body if re.search(r"[xyz]mm|\bq\d+|\bv\d+", x) and "broadcast" not in x]
+            loops.append([x for x in moves if re.search(r"\(%rsp|-\d+\(%rbp\)|\[sp", x)])
     return loops

@@ -5,10 +5,16 @@ import pytest
 from assembly import spills_of_loops
 from checker import assert_close
 
+from fastdl.cpu.blocking import HEIGHTS
 from fastdl.cpu.features import vector_bits
 from fastdl.cpu.jit import kernel
-from fastdl.cpu.microkernel import TILE_ROWS, TILE_VECTORS, dot_tile, outer_tile, store_scalars, store_tile
+from fastdl.cpu.microkernel import TILE_ROWS, TILE_VECTORS, UNROLL, dot_tile, outer_tile, store_scalars, store_tile
 from fastdl.cpu.simd import pointer
+from fastdl.ops.conv.numba_direct import correlate
+from fastdl.ops.conv.numba_groups import convolve_groups
+from fastdl.ops.conv.numba_pixels import convolve_pixels, gradient_pixels
+from fastdl.ops.conv.numba_winograd import make
+from fastdl.ops.matmul.numba_gemm import gemm
 
 TILES = [(TILE_ROWS, TILE_VECTORS), (4, 2), (2, 4), (1, 8)]
 
@@ -93,3 +99,11 @@ def test_loops_do_not_spill(shape, indirect, ahead):
     """In no loop of the machine code that multiplies does a vector register go to or come from the stack."""
     loops = spills_of_loops(bare_tile(*shape, indirect, ahead), "f", shape[0] * shape[1])
     assert loops is None or (len(loops) >= 2 and not any(loops)), loops
+
+
+@pytest.mark.parametrize("made", [convolve_groups, convolve_pixels, correlate, gradient_pixels, make(6, 3, 2)[1], gemm],
+                         ids=lambda made: made.function.__name__)
+def test_kernels_do_not_spill(made):
+    """The same of the tiles where they are used: in a large function LLVM schedules otherwise than in a small one."""
+    loops = spills_of_loops(made, "f", HEIGHTS[-1] * TILE_VECTORS * UNROLL)
+    assert loops is None or (loops and not any(loops)), loops

@@ -67,6 +67,12 @@ def vector_bits() -> int:
         if chosen not in ("128", "256", "512"):
             raise ValueError(f"FASTDL_VECTOR_BITS is {chosen!r}; the rule is 128, 256 or 512")
         return int(chosen)
+    return register_bits()
+
+
+@functools.cache
+def register_bits() -> int:
+    """The width of the machine's vector registers, whatever FASTDL_VECTOR_BITS says."""
     has = set(features())
     return 512 if has >= _AVX512 else 256 if has >= {"avx2", "fma"} else 128
 

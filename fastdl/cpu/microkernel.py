@@ -12,6 +12,7 @@ TOMS 41 (2015), give the method.
 from __future__ import annotations
 
 import functools
+import platform
 
 from llvmlite import ir
 from numba import types
@@ -29,6 +30,7 @@ from .simd_core import (
     ask_for_line,
     llvm_type,
     masked_load,
+    masked_store,
     store_first,
     vector_of,
 )
@@ -77,6 +79,32 @@ class _Loop:
         return self.index, self.values
 
 
+# what LLVM's inline assembly calls a vector register, on the machines that have one for a whole vector
+_REGISTER = {"x86_64": "v", "amd64": "v", "aarch64": "w", "arm64": "w"}.get(platform.machine().lower())
+if features.vector_bits() > features.register_bits():
+    _REGISTER = None
+
+
+def _in_order(builder, sums, row, rows, vectors):
+    """``sums``, those of a step's rows 0..row, the last few of them computed by here, and no load moves across: now and then.
+
+    LLVM's scheduler brings loads forward or puts products off until the accumulators no longer fit the registers, and then spills
+    (in a large function, not in a small one: 97 moves to and from the stack beside 96 multiply-adds were seen). So between rows it is
+    told to keep to the order, by assembly without an instruction, as often as the registers left over need it.
+    """
+    spare = features.registers() - (rows + 1) * vectors
+    every = max(1, min(4, spare // 2 * 2))
+    if _REGISTER is None or spare < 1 or ((row + 1) % every and row + 1 < rows):
+        return sums
+    first = row // every * every * vectors
+    last = sums[first:]
+    types_ = [value.type for value in last]
+    constraints = [f"={_REGISTER}"] * len(last) + [str(i) for i in range(len(last))] + ["~{memory}"]
+    result = ir.LiteralStructType(types_) if len(last) > 1 else types_[0]
+    out = builder.asm(ir.FunctionType(result, types_), "", ",".join(constraints), last, True)
+    return sums[:first] + ([out] if len(last) == 1 else [builder.extract_value(out, i) for i in range(len(last))])
+
+
 def _fma(builder, vector, a, b, c):
     return builder.call(_function(builder, f"llvm.fma.{_mangled(vector)}", a.type, [a.type] * 3), [a, b, c])
 
@@ -114,11 +142,12 @@ def outer_tile(rows: int, vectors: int, *, masked: bool = False, indirect: bool 
             def step(values, a_now, b_now):
                 b_row = builder.gep(b_, [builder.load(b_now)]) if indirect else b_now
                 b_vectors = [fetch(b_row, j) for j in range(vectors)]
-                out = list(values)
+                out = []
                 for i in range(rows):
                     repeated = _splat_value(builder, vt, builder.load(builder.gep(a_now, [row_offset[i]]), align=1))
                     for j in range(vectors):
-                        out[i * vectors + j] = _fma(builder, vector, repeated, b_vectors[j], values[i * vectors + j])
+                        out.append(_fma(builder, vector, repeated, b_vectors[j], values[i * vectors + j]))
+                    out = _in_order(builder, out, i, rows, vectors)
                 return out
 
             def run(start, times, values, a_now, b_now):
@@ -179,11 +208,12 @@ def runs_tile(rows: int, vectors: int, *, unroll: int = UNROLL, unit: bool = Fal
                     ask_for_line(builder, where)
                 for _ in range(times):
                     b_vectors = [builder.load(_vector_pointer(builder, b_now, INTP(j * vector.lanes), vt), align=1) for j in range(vectors)]
-                    new = list(values)
+                    new = []
                     for i in range(rows):
                         repeated = _splat_value(builder, vt, builder.load(builder.gep(pointers[i], [place]), align=1))
                         for j in range(vectors):
-                            new[i * vectors + j] = _fma(builder, vector, repeated, b_vectors[j], values[i * vectors + j])
+                            new.append(_fma(builder, vector, repeated, b_vectors[j], values[i * vectors + j]))
+                        new = _in_order(builder, new, i, rows, vectors)
                     values = new
                     b_now = builder.gep(b_now, [b_step_])
                     place = builder.add(place, INTP(1) if unit else a_step_)
@@ -420,14 +450,18 @@ def finish_tile(rows: int, vectors: int, *, by_column: bool = False):
                             builder.store(values[i * vectors + j], _vector_pointer(builder, row, INTP(j * vector.lanes), vt), align=1)
                         row = builder.gep(row, [c_row_])
                 with partial:
+                    left = [builder.sub(n_, INTP(j * vector.lanes)) for j in range(vectors)]
+                    masks = [_first_lanes(builder, vector.lanes, n) for n in left] if features.has_masks() else None
                     row = c_
                     for i in range(rows):
                         with builder.if_then(builder.icmp_signed("<", INTP(i), m_)):
                             for j in range(vectors):
-                                left = builder.sub(n_, INTP(j * vector.lanes))
-                                with builder.if_then(builder.icmp_signed(">", left, INTP(0))):
-                                    where = _vector_pointer(builder, row, INTP(j * vector.lanes), vt)
-                                    store_first(builder, vector, where, values[i * vectors + j], left)
+                                where, value = _vector_pointer(builder, row, INTP(j * vector.lanes), vt), values[i * vectors + j]
+                                if masks:
+                                    masked_store(builder, vector, where, value, masks[j])
+                                else:
+                                    with builder.if_then(builder.icmp_signed(">", left[j], INTP(0))):
+                                        store_first(builder, vector, where, value, left[j])
                         row = builder.gep(row, [c_row_])
 
         return types.void(acc, c, types.intp, types.intp, types.intp, bias, types.intp, floor), codegen

@@ -10,11 +10,14 @@ The weight gradient is the other sum over the same pairs: for each kernel cell, 
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from ...cpu._pool import parallel_for
+from ...cpu.blocking import HEIGHTS
 from ...cpu.jit import inline, kernel
-from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS, finish_tile, outer_tile, store_tile, window_tile
+from ...cpu.microkernel import TILE_VECTORS, finish_tile, outer_tile, store_tile, window_tile
 from ...cpu.simd import fma, gather, hsum, lanes, load, load_n, offset, pointer, read, splat, store, store_n, write
 from ..numba_activation import RELU, apply_activation
 from .numba_planes import _strides, make_plane, zero
@@ -67,36 +70,52 @@ _tall, _square, _flat = _slide(ROWS, 1), _slide(4, 2), _slide(2, VECTORS)
 
 
 def _outputs(rows, vectors):
+    """``run``: one row of ``rows`` channels of y from position j on, ``vectors`` vectors of positions at a time, up to position TW."""
     tile, put, finish = outer_tile(rows, vectors, indirect=True), store_tile(rows, vectors), finish_tile(rows, vectors)
 
     @inline
-    def run(T, plane, pitch, offsets, w, TH, TW, bias, act, slope, y, yk, yh, yw, sums):
-        """``rows`` channels of y at one depth: TH rows of TW positions."""
+    def run(T, plane, offsets, w, j, TW, bias, act, slope, y, yk, yw, sums):
         wide = vectors * lanes(plane)
         floor = 0.0 if act == RELU else -np.inf
-        simple = yw == 1 and act <= RELU
-        for h in range(TH):
-            for j in range(0, TW, wide):
-                n = min(wide, TW - j)
-                acc = tile(T, w, T, 1, offset(plane, h * pitch + j), offsets, 0)
-                target = offset(y, h * yh + j * yw)
-                if simple:
-                    finish(acc, target, yk, rows, n, bias, 1, floor)
-                    continue
-                put(acc, sums, wide, rows, wide, False)
-                for k in range(rows):
-                    shift = splat(plane, read(bias, k))
-                    _write_tile(offset(sums, k * wide), wide, 1, n, shift, act, splat(plane, slope), offset(target, k * yk), yh, yw)
+        for i in range(j, TW, wide):
+            n = min(wide, TW - i)
+            acc = tile(T, w, 1, rows, offset(plane, i), offsets, 0)
+            target = offset(y, i * yw)
+            if yw == 1 and act <= RELU:
+                finish(acc, target, yk, rows, n, bias, 1, floor)
+                continue
+            put(acc, sums, wide, rows, wide, False)
+            for k in range(rows):
+                shift = splat(plane, read(bias, k))
+                _write_tile(offset(sums, k * wide), wide, 1, n, shift, act, splat(plane, slope), offset(target, k * yk), 0, yw)
 
     return run
 
 
-_many_outputs, _four_outputs = _outputs(TILE_ROWS, TILE_VECTORS), _outputs(4, TILE_VECTORS)
+def _outputs_of(rows):
+    """``run``: ``rows`` channels of y at one depth, TH rows of TW positions; a row's last vector, if alone, by a tile of its own."""
+    whole, last = _outputs(rows, TILE_VECTORS), _outputs(rows, 1)
+
+    @inline
+    def run(T, plane, pitch, offsets, w, TH, TW, bias, act, slope, y, yk, yh, yw, sums):
+        V = lanes(plane)
+        vectors = (TW + V - 1) // V
+        alone = (vectors - vectors % TILE_VECTORS) * V if vectors % TILE_VECTORS == 1 else TW
+        for h in range(TH):
+            row, target = offset(plane, h * pitch), offset(y, h * yh)
+            whole(T, row, offsets, w, 0, min(alone, TW), bias, act, slope, target, yk, yw, sums)
+            if alone < TW:
+                last(T, row, offsets, w, alone, TW, bias, act, slope, target, yk, yw, sums)
+
+    return run
+
+
+_high, _middle, _low = (_outputs_of(rows) for rows in HEIGHTS)
 
 
 @inline
 def _group_chunk(slot, chunk, groups, bands, band, C, K, x, sn, sc, sd, sh, sw, D, H, W, pd, ph, pw, td, th, tw, Ds, Hs, Ws, T, offsets, w,
-                 bias, act, slope, y, yn, yk, yd, yh, yw, TD, TH, TW, scratch, scratch_size):
+                 tiles, tile_count, bias, act, slope, y, yn, yk, yd, yh, yw, TD, TH, TW, scratch, scratch_size):
     V = lanes(x)
     h0, rest = chunk % bands * band, chunk // bands
     image, group = rest // groups, rest % groups
@@ -111,36 +130,58 @@ def _group_chunk(slot, chunk, groups, bands, band, C, K, x, sn, sc, sd, sh, sw, 
     for d in range(TD):
         plane = offset(planes, d * Hs * Ws)
         image_y = offset(y, image * yn + d * yd + h0 * yh)
-        k, last = group * K, (group + 1) * K
-        if K >= 4:
-            while k < last:
-                if k + TILE_ROWS <= last:
-                    _many_outputs(T, plane, Ws, offsets, offset(w, k * T), rows, TW, offset(bias, k), act, slope,
-                                  offset(image_y, k * yk), yk, yh, yw, sums)
-                    k += TILE_ROWS
-                else:
-                    k = min(k, last - 4)  # the last four outputs: some perhaps once more
-                    _four_outputs(T, plane, Ws, offsets, offset(w, k * T), rows, TW, offset(bias, k), act, slope,
-                                  offset(image_y, k * yk), yk, yh, yw, sums)
-                    k += 4
+        weights, k, last = offset(w, group * K * T), group * K, (group + 1) * K
+        if tile_count:
+            computed = read(tiles, 2 * tile_count)  # channels of y, some perhaps twice
+            weights, k = offset(w, group * computed * T), last
+        for i in range(tile_count):
+            first, height = group * K + read(tiles, 2 * i), read(tiles, 2 * i + 1)
+            shift, target = offset(bias, first), offset(image_y, first * yk)
+            if height == HEIGHTS[0]:
+                _high(T, plane, Ws, offsets, weights, rows, TW, shift, act, slope, target, yk, yh, yw, sums)
+            elif height == HEIGHTS[1]:
+                _middle(T, plane, Ws, offsets, weights, rows, TW, shift, act, slope, target, yk, yh, yw, sums)
+            else:
+                _low(T, plane, Ws, offsets, weights, rows, TW, shift, act, slope, target, yk, yh, yw, sums)
+            weights = offset(weights, height * T)
         while k < last:
-            weights, shift, target = offset(w, k * T), offset(bias, k), offset(image_y, k * yk)
+            shift, target = offset(bias, k), offset(image_y, k * yk)
             if TW <= V:
                 _tall(T, plane, Ws, offsets, weights, rows, TW, shift, act, slope, target, yh, yw, sums)
             elif TW <= 2 * V:
                 _square(T, plane, Ws, offsets, weights, rows, TW, shift, act, slope, target, yh, yw, sums)
             else:
                 _flat(T, plane, Ws, offsets, weights, rows, TW, shift, act, slope, target, yh, yw, sums)
+            weights = offset(weights, T)
             k += 1
 
 
-@kernel("i i i R5 i i i i i i i i i L1 R1 R1 i T W5 W1 i")
-def convolve_groups(pool, groups, band, x, pd, ph, pw, td, th, tw, Ds, Hs, Ws, offsets, w, bias, act, slope, y, scratch, scratch_size):
+@functools.cache
+def row_tiles(outputs: int) -> tuple[tuple[int, int], ...]:
+    """(first, rows) of the tiles that make a group's channels of y, a few of them perhaps twice; none where they are too few for a tile."""
+    best = {0: (0.0, ())}  # channels made: (cost, rows of each tile)
+    for made in range(1, outputs + 1):
+        # a small tile loads as many positions for fewer products; the last tile begins where it ends with the channels
+        options = [(cost + rows + 4 / rows, (*tiles, rows)) for rows in HEIGHTS if rows <= outputs
+                   for cost, tiles in [best.get(max(0, made - rows), (0.0, None))] if tiles is not None]
+        if options:
+            best[made] = min(options)
+    found, first = [], 0
+    for rows in sorted(best.get(outputs, (0.0, ()))[1], reverse=True):
+        found.append((min(first, outputs - rows), rows))
+        first += rows
+    return tuple(found)
+
+
+@kernel("i i i R5 i i i i i i i i i L1 R1 L1 R1 i T W5 W1 i")
+def convolve_groups(pool, groups, band, x, pd, ph, pw, td, th, tw, Ds, Hs, Ws, offsets, w, tiles, bias, act, slope, y, scratch,
+                    scratch_size):
     """y[n, k] = act(bias[k] + sum over t of w[k, t] * the group's planes from offsets[t] on).
 
-    w: flat, a row of len(offsets) for each channel of y; offsets count from the start of a group's first plane. pd..: the
-    padding before, td.. the stride, Ds.. the places of a phase, for ``band`` rows of y at a time. scratch: scratch_size
-    (see scratch_elements) a thread.
+    tiles: row_tiles of a group's channels of y, flat, and how many rows they have in all; or empty. w: flat, for each group and tile
+    [len(offsets)][rows]; without tiles a row of len(offsets) for each channel of y. offsets count from the start of a group's first
+    plane. pd..: the padding before, td.. the stride, Ds.. the places of a phase, for ``band`` rows of y at a time. scratch:
+    scratch_size (see scratch_elements) a thread.
     """
     N, C, D, H, W = x.shape
     _, K, TD, TH, TW = y.shape
@@ -152,7 +193,7 @@ def convolve_groups(pool, groups, band, x, pd, ph, pw, td, th, tw, Ds, Hs, Ws, o
         _group_chunk,
         N * groups * bands,
         (groups, bands, band, C // groups, K // groups, pointer(x), sn, sc, sd, sh, sw, D, H, W, pd, ph, pw, td, th, tw, Ds, Hs, Ws,
-         offsets.shape[0], pointer(offsets), pointer(w), pointer(bias), act, slope,
+         offsets.shape[0], pointer(offsets), pointer(w), pointer(tiles), max(0, tiles.shape[0] // 2 - 1), pointer(bias), act, slope,
          pointer(y), yn, yk, yd, yh, yw, TD, TH, TW, pointer(scratch), scratch_size),
     )
 

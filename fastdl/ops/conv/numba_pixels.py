@@ -10,10 +10,12 @@ The weight gradient is the same sum along the other axis: over the pixels of a r
 
 from __future__ import annotations
 
+import numpy as np
+
 from ...cpu._pool import parallel_for
 from ...cpu.blocking import HEIGHTS, KC
 from ...cpu.jit import always_inline, inline, kernel
-from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS, asked, outer_tile, runs_tile, store_tile
+from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS, asked, finish_tile, outer_tile, runs_tile, store_tile
 from ...cpu.simd import (
     gather_n,
     lanes,
@@ -32,14 +34,14 @@ from ...cpu.simd import (
     transpose,
     write,
 )
-from ..numba_activation import apply_activation
+from ..numba_activation import RELU, apply_activation
 from .numba_planes import _strides
 
 MR = TILE_ROWS
 SHORT_RUN = 32  # elements; from here on a run is read in place
 _packed_tile = outer_tile(TILE_ROWS, TILE_VECTORS)
 _gradient_tile = runs_tile(TILE_ROWS, TILE_VECTORS, unroll=2)  # its runs are rows of small images
-_store = store_tile(TILE_ROWS, TILE_VECTORS)
+_store, _finish = store_tile(TILE_ROWS, TILE_VECTORS), finish_tile(TILE_ROWS, TILE_VECTORS, by_column=True)
 
 
 def _products(rows):
@@ -132,8 +134,11 @@ def _write_block(sums, Kb, pixels, p0, TW, k0, outputs, bias, has_bias, act, slo
 
 
 @inline
-def _short_runs(source, where, pixels, run_offsets, runs, count, weights, panels, sums, Kb):
-    """Sums of short runs (few channels, one kernel row of them): a tile's runs are first copied one after another."""
+def _short_runs(source, where, pixels, run_offsets, runs, count, weights, panels, sums, Kb, finished, K, bias, floor, y, yw):
+    """Sums of short runs (few channels, one kernel row of them): a tile's runs are first copied one after another.
+
+    Where ``finished``, they go to y with bias and floor at once: its pixels lie yw apart, their K outputs side by side.
+    """
     V = lanes(source)
     width = TILE_VECTORS * V
     depth = runs * count
@@ -146,8 +151,12 @@ def _short_runs(source, where, pixels, run_offsets, runs, count, weights, panels
                 for c in range(0, count, V):
                     store(copied, i * depth + r * count + c, load_n(source, run + c, count - c))  # the next run covers what is too much
         for panel in range(panels):
-            _store(_packed_tile(depth, copied, depth, 1, offset(weights, panel * depth * width), width, 0),
-                   offset(sums, p * Kb + panel * width), Kb, MR, width, False)
+            k = panel * width
+            acc = _packed_tile(depth, copied, depth, 1, offset(weights, panel * depth * width), width, 0)
+            if finished:
+                _finish(acc, offset(y, p * yw + k), yw, min(MR, pixels - p), K - k, offset(bias, k), 1, floor)
+            else:
+                _store(acc, offset(sums, p * Kb + k), Kb, MR, width, False)
 
 
 @inline
@@ -169,7 +178,13 @@ def _pixels_chunk(slot, chunk, blocks, block, part, rows, images, image_size, pi
         write(where, p, read(where, pixels - 1))  # the last tile is filled with copies
     Kb = here * width
     if runs > 1 and count < SHORT_RUN:
-        _short_runs(rows, where, pixels, run_offsets, runs, count, offset(w, first_panel * depth * width), here, sums, Kb)
+        dense = yk == 1 and yh == TW * yw and (images == 1 or yn == area * yw)
+        finished = dense and act <= RELU and has_bias
+        k = first_panel * width
+        _short_runs(rows, where, pixels, run_offsets, runs, count, offset(w, k * depth), here, sums, Kb, finished, K - k, offset(bias, k),
+                    0.0 if act == RELU else -np.inf, offset(y, p0 * yw + k), yw)
+        if finished:
+            return
         here = 0
     # so much of a panel at a time as stays in L1 while the block's pixels pass: some runs, or a piece of one
     pieces = max(1, (count + KC - 1) // KC)
@@ -206,8 +221,8 @@ def convolve_pixels(pool, rows, image_size, pixel_h, pixel_w, run_offsets, count
     """y[n, k, oh, ow] = act(bias[k] + sum over runs and steps of rows[image n, pixel (oh, ow), run, step] * w[k, run, step]).
 
     Pixel (oh, ow) starts at oh * pixel_h + ow * pixel_w of its image; a run is ``count`` elements from run_offsets on.
-    block: pixels in a chunk, of one image or several; part: panels in a chunk. heights: blocking.heights(), flat. scratch: slots *
-    scratch_size elements (see numba_pixels_plan.py); places: slots * (block + MR).
+    bias: a whole number of panels, or empty. block: pixels in a chunk, of one image or several; part: panels in a chunk. heights:
+    blocking.heights(), flat. scratch: slots * scratch_size elements (see numba_pixels_plan.py); places: slots * (block + MR).
     """
     N, K, _, TH, TW = y.shape
     yn, yk, _, yh, yw = _strides(y)

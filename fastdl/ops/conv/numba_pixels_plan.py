@@ -149,7 +149,7 @@ def planned(plan, x, w, swapped, shape, act, last, team):
         y = empty_in_layout(shape, dtype, last)
         memory = workspace(slots * share + images * image, dtype)
         places = np.empty(slots * (BLOCK + TILE_ROWS), np.int64)
-        bias = NOTHING[char] if bias is None else np.ascontiguousarray(bias)
+        bias = NOTHING[char] if bias is None and not last else _whole(bias, panels * width, dtype)
         made = [prepared(w, kind, functools.partial(make, w)) for _, kind, make, *_ in sums]
         for start in range(0, N, images):
             rows = _rows(plan, x if images == N else x[start : start + images], memory[slots * share :], pool)
@@ -160,6 +160,14 @@ def planned(plan, x, w, swapped, shape, act, last, team):
         return y
 
     return run
+
+
+def _whole(bias, count, dtype):
+    """bias, or zeros, with so many elements: tiles read that many."""
+    whole = np.zeros(count, dtype)
+    if bias is not None:
+        whole[: len(bias)] = bias
+    return whole
 
 
 def weight_gradient(plan, x, dy, w):

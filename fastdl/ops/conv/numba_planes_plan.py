@@ -23,7 +23,7 @@ from .numba_depthwise import KERNELS as IMAGE_KERNELS
 from .numba_depthwise import LINES
 from .numba_depthwise import TALL as IMAGE_ROWS
 from .numba_direct import WIDE, correlate, weight_gradient
-from .numba_groups import CELLS, convolve_groups, gradient_depthwise, scratch_elements
+from .numba_groups import CELLS, convolve_groups, gradient_depthwise, row_tiles, scratch_elements
 from .numba_planes import make_planes
 
 ROWS = 16 * TILE_ROWS  # output channels in a block
@@ -269,19 +269,29 @@ def _planned_groups(plan, band, x, shape, groups, act, last, pool, slots):
     share = scratch_elements(x.shape[1] // groups, plan.plane, plan.places[2], LANES[char])
     code, slope = kernel_arguments(act)
     problems = [(problem, ("rows", None if problem.cells is None else problem.cells.tobytes())) for problem in plan.problems]
+    tiles = row_tiles(shape[1] // groups)
+    flat_tiles = np.array([*tiles, (sum(rows for _, rows in tiles), 0)] if tiles else [], np.int64).reshape(-1)
 
     def run(x, w, bias):
         y = empty_in_layout(shape, dtype, last)
         scratch = workspace(slots * share, dtype)
         bias = _zeros(shape[1], char) if bias is None else np.ascontiguousarray(bias)
         for problem, kind in problems:
-            weights = prepared(w, kind, lambda problem=problem: _weight_matrix(w, problem, plan.transpose, groups).reshape(-1))
+            weights = prepared(w, kind, lambda problem=problem: _tiled(_weight_matrix(w, problem, plan.transpose, groups), groups, tiles))
             part = y[(slice(None), slice(None), *problem.outputs)] if plan.transpose else y
             convolve_groups[char](pool, groups, band or part.shape[3], x, *plan.before, *plan.stride, *plan.places, problem.offsets,
-                                  weights, bias, code, slope, part, scratch, share)
+                                  weights, flat_tiles, bias, code, slope, part, scratch, share)
         return y
 
     return run
+
+
+def _tiled(matrix, groups, tiles):
+    """The rows of each tile of each group, side by side."""
+    if not tiles:
+        return matrix.reshape(-1)
+    of_groups = matrix.reshape(groups, -1, matrix.shape[1])
+    return np.concatenate([np.ascontiguousarray(group[k : k + rows].T).reshape(-1) for group in of_groups for k, rows in tiles])
 
 
 def _depthwise_gradient(plan, x, dy, w):
