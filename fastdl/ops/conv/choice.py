@@ -1,26 +1,38 @@
 """Which algorithm a convolution takes: one estimate of the time for each, in one place.
 
-The constants are nanoseconds on one thread, fitted to the times of each kernel alone over the layers of VGG-16, ResNet-18 and DCGAN
-on a 256-bit machine (Zen 3); only their ratios matter, and those differ little between machines.
+The constants are nanoseconds on one thread, fitted to the times of each kernel alone: for vectors of 256 bits over the layers of
+VGG-16, ResNet-18 and DCGAN on a Zen 3, for 512 bits over ResNet's 3x3 layers on a Zen 5, each of them for every tile. Only their
+ratios matter; those differ little between machines of one vector width, and much between widths: a multiply-add is four times as
+fast, what moves values in and out of tiles is not.
 """
 
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
-from ...cpu.features import caches
+from ...cpu.blocking import MOST_ROWS, computed
+from ...cpu.features import caches, vector_bits
 from .numba_winograd_weights import Form
 from .winograd import TILES
 
-MULTIPLY_DIRECT = 1 / 42  # a multiply-add of the direct kernel
-MULTIPLY_TILES = 1 / 46  # a multiply-add of Winograd's products
-TRANSFORM = 0.4  # a value at an interpolation point, input or output
-STRIDED = 1.25  # times as long: more pixels are laid out, or more outputs spread, for each tile
-WEIGHT = 0.5  # a transformed weight, made anew
-NEW_PAGE = 0.5  # and more where the memory for it is
-PAGES = 8 << 20  # bytes, from which on it is
-STREAM = 0.04  # a byte of weights that comes from beyond the last-level cache
-FIXED = 8000.0  # what Winograd costs before its first tile: it is not for tiny images
+
+class Costs(NamedTuple):
+    multiply_direct: float  # a multiply-add of the direct kernel
+    multiply_tiles: float  # a multiply-add of Winograd's products
+    transform: float  # a value at an interpolation point, input or output
+    transform_point: float  # and for each point along one side of the tile
+    weight: float  # a transformed weight, made anew
+    new_page: float  # and more where the memory for it is
+    near: float  # a byte of weights that comes from the last-level cache
+    stream: float  # and from beyond it
+    strided: float  # times as long at stride 2: more pixels are laid out, or more outputs spread, for each tile
+    fixed: float  # what Winograd costs before its first tile: it is not for tiny images
+
+
+COSTS = Costs(1 / 42, 1 / 46, 0.4, 0.0, 0.5, 0.5, 0.0, 0.04, 1.25, 8000.0) if vector_bits() < 512 else \
+    Costs(1 / 120, 1 / 120, 0.0, 0.022, 0.2, 0.4, 0.015, 0.035, 1.1, 1500.0)
+PAGES = 8 << 20  # bytes of weights, from which on their memory is new
 
 
 def winograd(w_shape, params, dtype, images, out, positions, packed, transposed) -> Form | None:
@@ -62,7 +74,7 @@ def serves(w_shape, params) -> bool:
 
 @functools.lru_cache(maxsize=1024)
 def _fastest(may_decline, r, dims, size, stride, transposed, channels, outputs, multiply_adds, images, out, packed):
-    best, least = None, multiply_adds * MULTIPLY_DIRECT - FIXED if may_decline else float("inf")
+    best, least = None, multiply_adds * COSTS.multiply_direct - COSTS.fixed if may_decline else float("inf")
     spread = stride if transposed else 1
     for m in TILES[dims][r]:
         points = (m + r - 1) ** dims
@@ -70,10 +82,13 @@ def _fastest(may_decline, r, dims, size, stride, transposed, channels, outputs, 
         tiles = images * height * -(-out[1] // (m * spread))
         weight_bytes = 4 * points * channels * outputs
         needed = (1 - 0.5 / (m + r - 1)) ** dims if stride == 2 and size % 2 else 1.0  # of the products: the others are of zeros
-        cost = points * (max(tiles, 4) * channels * outputs * MULTIPLY_TILES * needed + tiles * (channels + outputs) * TRANSFORM)
-        cost *= STRIDED if stride == 2 else 1
-        cost += 0 if packed else points * channels * outputs * (WEIGHT + (NEW_PAGE if weight_bytes > PAGES else 0))
-        cost += weight_bytes * STREAM if weight_bytes > caches()[2] // 2 else 0
+        rows = computed(tiles) if tiles < MOST_ROWS // 4 else tiles
+        transform = COSTS.transform + COSTS.transform_point * (m + r - 1)
+        cost = points * (rows * channels * outputs * COSTS.multiply_tiles * needed + tiles * (channels + outputs) * transform)
+        cost *= COSTS.strided if stride == 2 else 1
+        cost += 0 if packed else points * channels * outputs * (COSTS.weight + (COSTS.new_page if weight_bytes > PAGES else 0))
+        if weight_bytes > caches()[1]:
+            cost += weight_bytes * (COSTS.stream if weight_bytes > caches()[2] // 2 else COSTS.near)
         if cost < least:
             best, least = Form(m, r, dims, size, stride, transposed), cost
     return best

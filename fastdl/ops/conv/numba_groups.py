@@ -15,14 +15,15 @@ import functools
 import numpy as np
 
 from ...cpu._pool import parallel_for
-from ...cpu.blocking import HEIGHTS
 from ...cpu.jit import inline, kernel
-from ...cpu.microkernel import TILE_VECTORS, finish_tile, outer_tile, store_tile, window_tile
+from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS, finish_tile, outer_tile, store_tile, window_tile
 from ...cpu.simd import fma, gather, hsum, lanes, load, load_n, offset, pointer, read, splat, store, store_n, write
 from ..numba_activation import RELU, apply_activation
 from .numba_planes import _strides, make_plane, zero
 
 ROWS, VECTORS = 8, 4  # the most a tile has of each; planes have room for so many more rows after their last cell
+# of tiles of several outputs: the numbers of them in a layer are mostly sums of these
+HEIGHTS = (TILE_ROWS, 8, 4) if TILE_ROWS > 8 else (TILE_ROWS, 5, 4)
 CELLS = 9  # kernel cells in one pass of the weight gradient: 3 x 3, and what the registers hold
 
 

@@ -38,6 +38,7 @@ from ...cpu.simd import (
     read,
     splat,
     store,
+    write,
 )
 from .numba_planes import _strides
 from .numba_winograd_write import write_rows
@@ -123,7 +124,7 @@ def make(m, r, dims):
     mh, nh = (m, n) if dims == 2 else (1, 1)
     mw, nw = m, n
     points = nh * nw
-    longest = LONGEST if n == 8 else 1 << 30  # channels
+    longest = LONGEST if n > 6 else 1 << 30  # channels
     one = np.ones((1, 1))
     (ah_t, gh, bh_t), (aw_t, gw, bw_t) = matrices(m, r) if dims == 2 else (one, one, one), matrices(m, r)
     weight_tile = _made(
@@ -193,9 +194,10 @@ def make(m, r, dims):
                     skip_w, short, K, TH, TW, OH, OW, bias, has_bias, act, slope, y, yn, yk, yh, yw, heights, scratch, scratch_size):
         V = lanes(x)
         width = TILE_VECTORS * V
-        part = chunk % blocks
-        t0, end = part * tiles // blocks, (part + 1) * tiles // blocks
-        first_panel = chunk // blocks * k_panels
+        parts = (panels + k_panels - 1) // k_panels
+        block = chunk // parts
+        t0, end = block * tiles // blocks, (block + 1) * tiles // blocks
+        first_panel = chunk % parts * k_panels
         last_panel = min(panels, first_panel + k_panels)
         count = end - t0
         high, middle, low = read(heights, 3 * count), read(heights, 3 * count + 1), read(heights, 3 * count + 2)
@@ -204,8 +206,11 @@ def make(m, r, dims):
         rows = at_low + low * HEIGHTS[2]
         across = stride_w * Cb  # channels of all phases of a row
         Cs = stride_h * across
-        VV, v_apart = offset(scratch, slot * scratch_size), _apart(rows * Cs)
-        for t in range(count):
+        VV, v_apart = offset(scratch, slot * scratch_size + LINE), _apart(rows * Cs)
+        held = offset(scratch, slot * scratch_size)  # the block whose V this thread has made
+        made = read(held, 0) == block
+        write(held, 0, block)
+        for t in range(0 if made else count):
             index = t0 + t
             column, rest = index % TW, index // TW
             band, image = rest % TH, rest // TH
@@ -267,18 +272,21 @@ def make(m, r, dims):
                        act, slope, y, yn, yk, yh, yw)
 
     def convolve(pool, x, Hp, Wp, C, Cb, stride_h, stride_w, U, panels, blocks, k_panels, unit, spread_h, spread_w, skip_h, skip_w, short,
-                 bias, act, slope, y, heights, scratch, scratch_size):
+                 bias, act, slope, y, heights, slots, scratch, scratch_size):
         """y (N, K, 1, OH, OW) from pixel_rows' x and transform_weights' U, in ``blocks`` of tiles and k_panels panels at a time.
 
         stride: phases of x, whose channels are side by side in U's C; C counts those up to the last that is not zero.
         spread: phases of y; U's panels are then [phase of rows][group of outputs][phase of columns][unit / spread_w panels],
         and ``unit`` panels are done together. skip: rows and columns of the first tile that lie before y.
-        short: whether the second phase of a stride of 2 has fewer cells of the kernel. heights: blocking.heights(), flat.
+        short: whether the second phase of a stride of 2 has fewer cells of the kernel. heights: blocking.heights(), flat. scratch:
+        ``slots`` times scratch_size.
         """
         N, K, _, OH, OW = y.shape
         TH, TW = (OH + skip_h + mh * spread_h - 1) // (mh * spread_h), (OW + skip_w + mw * spread_w - 1) // (mw * spread_w)
         tiles = N * TH * TW
         yn, yk, _, yh, yw = _strides(y)
+        for slot in range(slots):
+            scratch[slot * scratch_size] = -1.0
         parallel_for(
             pool,
             block_chunk,
@@ -291,4 +299,4 @@ def make(m, r, dims):
     transform_weights.__qualname__ = f"transform_weights_{m}_{r}_{dims}"
     convolve.__qualname__ = f"convolve_{m}_{r}_{dims}"
     return (kernel("i i R1 L1 L1 i i i i i i W1", dtypes="f")(transform_weights),
-            kernel("i W1 i i i i i i W1 i i i i i i i i i R1 i T W5 L1 W1 i", dtypes="f")(convolve))
+            kernel("i W1 i i i i i i W1 i i i i i i i i i R1 i T W5 L1 i W1 i", dtypes="f")(convolve))

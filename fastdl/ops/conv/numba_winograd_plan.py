@@ -41,23 +41,26 @@ def planned(form, x, padding, shape, act, last, team):
     panels, whole = panels_of(form, K), together if spread[1] > 1 else 1
     pool, slots = team if math.prod(shape) * C > MULTIPLY_ADDS else (0, 1)
     pitch = padded(sums)
-    # as many images at a time, or as many rows of tiles of one, as fit the bound, but enough blocks for each thread
-    row, band = stride[0] * Wp * Cb, TH
-    images = min(N, max(1, IMAGES // (4 * (TH * mh + rh - 1) * row)))
+    row = stride[0] * Wp * Cb
+
+    def memory_of(images, band, most):
+        """(as _blocks, a thread's share, all elements) for so many images, or rows of tiles of one, at a time."""
+        found = _blocks(points, pitch, panels, together, whole, images * band * TW, slots, most)
+        part = _scratch(points, found[2], pitch, together, mh * m)
+        return *found, part, slots * part + images * (band * mh + rh - 1) * row
+
+    # as many images at a time, or as many rows of tiles of one, as fit the bound, if blocks of tiles for each thread remain
+    images, band, most = min(N, max(1, IMAGES // (4 * (TH * mh + rh - 1) * row))), TH, MOST_ROWS // 2
     streamed = 4 * points * pitch * panels * WIDTH > caches()[2] // 2  # weights, for each block anew: the fewer, the better
-    for most in (MOST_ROWS // 2,) if streamed or N > 1 else (MOST_ROWS // 2, 3 * TILE_ROWS, 2 * TILE_ROWS):
-        block = _blocks(points, pitch, panels, together, whole, N * TH * TW, slots, most)[2]
-        least = -(-block * (2 * slots if slots > 1 else 1) // TW)
-        fit = slots * (BOUND // 4 - _scratch(points, block, pitch, together, mh * m))
-        if (min(least, TH) * mh + rh - 1) * row <= fit:
-            band = _share(TH, max(least, (fit // row - rh + 1) // mh))
-            images = _share(N, max(-(-least // TH), fit // ((TH * mh + rh - 1) * row))) if band == TH else 1
-            break
-    else:
-        most = MOST_ROWS // 2
-    blocks, k_panels, block = _blocks(points, pitch, panels, together, whole, images * band * TW, slots, most)
-    part = _scratch(points, block, pitch, together, mh * m)
-    elements = slots * part + images * (band * mh + rh - 1) * row
+    if not streamed:
+        if N == 1:
+            choices = ((1, rows, most) for most in (MOST_ROWS // 2, 3 * TILE_ROWS, 2 * TILE_ROWS, TILE_ROWS)
+                       for rows in range(TH, 0, -1) if rows == TH or rows * TW >= most * slots)
+        else:
+            choices = ((some, TH, most) for some in range(images, 0, -1) if some * TH * TW >= 8 * TILE_ROWS * slots)
+        images, band, most = next((c for c in choices if 4 * memory_of(*c)[4] <= slots * BOUND), (images, band if N > 1 else 1, most))
+        images, band = _share(N, images), _share(TH, band)
+    blocks, k_panels, block, part, elements = memory_of(images, band, most)
     short = form.stride == 2 and form.size % 2
     convolve = make(m, r, dims)[1]["f"]
     code, slope = kernel_arguments(act)
@@ -84,7 +87,7 @@ def planned(form, x, padding, shape, act, last, team):
                 target = y if everything else y[start : start + images, :, :, y_rows]
                 pixel_rows["f"](pool, source, missing, before[1], Hp, Wp, Cb, rows)
                 convolve(pool, rows, Hp, Wp, sums, Cb, *stride, U, panels, blocks, k_panels, together, *spread, above, skip[1], short, bias,
-                         code, slope, target, heights().reshape(-1), memory, part)
+                         code, slope, target, heights().reshape(-1), slots, memory, part)
         return y
 
     return run
@@ -97,7 +100,7 @@ def _share(count, most):
 
 def _scratch(points, block, channels, unit, pixels):
     """Elements of V, M and O of a block of tiles, points an odd number of cache lines apart."""
-    return points * (block * (channels + unit * WIDTH) + 4 * LINE) + pixels * block * unit * WIDTH
+    return LINE + points * (block * (channels + unit * WIDTH) + 4 * LINE) + pixels * block * unit * WIDTH
 
 
 def _blocks(points, channels, panels, unit, whole, tiles, slots, most):

@@ -67,7 +67,7 @@ def summed(form, channels):
 
 def unit(outputs, phases):
     """Panels that are done together: K_BLOCK at most, as many of each phase."""
-    return K_BLOCK if phases == 1 else phases * min(K_BLOCK // phases, -(-outputs // WIDTH))
+    return min(K_BLOCK, -(-outputs // WIDTH)) if phases == 1 else phases * min(K_BLOCK // phases, -(-outputs // WIDTH))
 
 
 def panels_of(form, outputs):

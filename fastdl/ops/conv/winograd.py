@@ -17,11 +17,14 @@ import functools
 import numpy as np
 
 POINTS = {  # by n
+    3: (0.0, 1.0),
     4: (0.0, 1.0, -1.0),
     6: (0.0, 2**0.5, -(2**0.5), 0.5**0.5, -(0.5**0.5)),
+    7: (0.0, 1.0, -1.0, 0.5, -0.5, -2.0),
     8: (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5),
 }
-TILES = {1: {2: (5,), 3: (4,), 5: (4,)}, 2: {2: (5,), 3: (2, 4, 6), 5: (2, 4)}}  # the m that there are kernels for, by dimensions and r
+# the m that there are kernels for, by dimensions and r
+TILES = {1: {2: (5,), 3: (4,), 5: (4,)}, 2: {2: (2, 3, 5), 3: (2, 4, 5, 6), 5: (2, 4)}}
 
 
 @functools.cache
