@@ -1,6 +1,6 @@
 """The distinct convolutions of four networks, as data. K. He et al., arXiv:1512.03385 (ResNet-50, its stride in the 3 x 3 as
 torchvision has it); K. Simonyan, A. Zisserman, arXiv:1409.1556 (VGG-16); M. Sandler et al., arXiv:1801.04381 (MobileNet-V2);
-A. Radford et al., arXiv:1511.06434 (DCGAN, 64 x 64 images)."""
+A. Radford et al., arXiv:1511.06434 (DCGAN, 64 x 64 images). And ResNet-50's 3 x 3 layers for eight images."""
 
 from __future__ import annotations
 
@@ -61,4 +61,6 @@ _DISCRIMINATOR = ((3, 64, 64, 2, 1), (64, 32, 128, 2, 1), (128, 16, 256, 2, 1), 
 DCGAN = [Layer(8, c, size, k, 4, stride, padding, 1, True) for c, size, k, stride, padding in _GENERATOR]
 DCGAN += [Layer(8, c, size, k, 4, stride, padding) for c, size, k, stride, padding in _DISCRIMINATOR]
 
-NETWORKS = {"resnet50": RESNET, "vgg16": VGG, "mobilenetv2": MOBILENET, "dcgan": DCGAN}
+BATCH = [layer._replace(images=8) for layer in RESNET if (layer.kernel, layer.stride) == (3, 1)]
+
+NETWORKS = {"resnet50": RESNET, "batch8": BATCH, "vgg16": VGG, "mobilenetv2": MOBILENET, "dcgan": DCGAN}
