@@ -62,6 +62,8 @@ CALLS = {
     "gru f16, hidden 128": lambda: _rnn(F.gru, 128, HALF, gates=3)(),
     "rnn_tanh f32, hidden 128": lambda: _rnn(F.rnn_tanh, 128, SINGLE)(),
     "lstm f16, hidden 512": lambda: _rnn(F.lstm, 512, HALF, states=2, gates=4)(),
+    "lstm bf16, hidden 2048, both directions": lambda: _rnn(F.lstm, 2048, BFLOAT, states=2, gates=4, directions=2)(),
+    "rnn_tanh f32, hidden 512": lambda: _rnn(F.rnn_tanh, 512, SINGLE)(),
     "gru bf16, hidden 1024": lambda: _rnn(F.gru, 1024, BFLOAT, gates=3)(),
     "softmax bf16": lambda: _both(F.softmax(_t(8192, 8192), 1)),
     "log_softmax bf16, 128k classes": lambda: _both(F.log_softmax(_t(1024, 131072), 1)),

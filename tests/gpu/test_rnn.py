@@ -1,10 +1,14 @@
-"""Recurrent networks on a GPU against torch in float64: weights that stay with a program (small hidden sizes) and one launch a step."""
+"""Recurrent networks on a GPU against torch in float64.
+
+Rows that go through a sequence by themselves (small hidden sizes), programs that wait for one another, and a launch a step.
+"""
 
 import pytest
 import torch
 from cases import DEVICE, DTYPES, NAMES, check, randn
 
 import fastdl.functional as F
+from fastdl.gpu import configs
 
 GATES = {"rnn_tanh": 1, "rnn_relu": 1, "gru": 3, "lstm": 4}
 
@@ -37,6 +41,26 @@ def run(mode, steps=3, batch=5, features=7, hidden=9, layers=1, directions=1, bi
 @pytest.mark.parametrize("directions", [1, 2])
 def test_one_layer(mode, directions, hidden, batch):
     run(mode, hidden=hidden, batch=batch, directions=directions)
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="on a GPU every test of large hidden states runs so")
+@pytest.mark.parametrize("resident", [0, 1 << 30])
+@pytest.mark.parametrize("mode", GATES)
+def test_programs_wait_for_one_another(mode, resident, monkeypatch):
+    """One launch for all steps: several programs a row of the batch, two parts of it, both directions, rows left over."""
+    from concurrent_programs import programs_at_once
+
+    from fastdl.ops.rnn import triton_backend
+
+    monkeypatch.setattr(triton_backend, "_programs_at_once", lambda where: 8)
+    plans = []
+    plan = triton_backend._plan
+    monkeypatch.setattr(triton_backend, "_plan", lambda *a: plans.append(plan(*a)) or plans[-1])
+    blocks = dict(BB=16, BN=16, BK=16, num_warps=4, num_stages=1)
+    with configs.use("advance", **blocks, RESIDENT=resident), configs.use("retreat", **blocks), programs_at_once():
+        run(mode, hidden=20, batch=50, directions=2)
+    assert [p.grid for p in plans] == [(2, 2, 2)] * 2 and all(p.options["ONE_LAUNCH"] for p in plans)
+    assert plans[0].options["RESIDENT"] is bool(resident)
 
 
 @pytest.mark.parametrize("mode", GATES)
