@@ -89,8 +89,13 @@ def advance(gates, w, bias_n, lengths, states, cell, y, before, cells, inner, co
             b = b0 + tl.arange(0, BB)
             acc = tl.zeros((BB, BN * PACK), tl.float32)
             if RESIDENT:
+                x = load_state(state, b, tl.arange(0, BK), B, H)
                 for j in tl.static_range(CHUNKS):
-                    acc = dot(load_state(state, b, j * BK + tl.arange(0, BK), B, H), kept[j], acc, PRECISION)
+                    following = x
+                    if j + 1 < CHUNKS:  # on its way while this chunk is multiplied
+                        following = load_state(state, b, (j + 1) * BK + tl.arange(0, BK), B, H)
+                    acc = dot(x, kept[j], acc, PRECISION)
+                    x = following
             else:
                 for k0 in range(0, H, BK):
                     k = k0 + tl.arange(0, BK)

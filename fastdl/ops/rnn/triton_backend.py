@@ -66,7 +66,10 @@ def _plan(kernel, x, batch, hidden, directions, mode):
     together = _programs_at_once(where)
     # the narrower tiles of units, or else the wider, with which all of a row's programs run at the same time
     widths = [n for n in (config["BN"], 2 * config["BN"]) if cdiv(hidden, n) * directions <= together]
-    config["BN"] = width = widths[0] if widths else config["BN"]
+    width = widths[0] if widths else config["BN"]
+    if width > config["BN"]:
+        config |= dict(BN=width, num_warps=min(8, 2 * config["num_warps"]) if x.element_size() == 2 else config["num_warps"])
+    config["BB"] = min(config["BB"], max(16, power_of_two(batch)))
     tiles, rows = cdiv(hidden, width), cdiv(batch, config["BB"])
     parts = min(rows, together // (tiles * directions)) if widths else rows
     if kernel == "advance":
@@ -74,6 +77,8 @@ def _plan(kernel, x, batch, hidden, directions, mode):
         chunks = power_of_two(cdiv(hidden, config["BK"]))
         resident = bool(widths) and pack * width * chunks * config["BK"] * x.element_size() <= config["RESIDENT"]
         config |= dict(PACK=pack, RESIDENT=resident, CHUNKS=chunks if resident else 1)
+        if not resident:
+            config["BK"] = min(config["BK"], 128)  # several of them, with the weights', are on their way at once
     return _Plan(False, (parts, tiles, directions), options | config | dict(ONE_LAUNCH=bool(widths)), None if widths else 1)
 
 
