@@ -46,6 +46,10 @@ CALLS = {
     "matmul f16, batched": lambda: F.matmul(_t(64, 1024, 128, dtype=HALF), _t(64, 128, 1024, dtype=HALF)),
     "linear bf16, bias, gelu": lambda: _both(F.linear(_t(4096, 4096), _t(4096, 4096), _t(4096), activation="gelu")),
     "conv 3x3 bf16": lambda: _both(F.conv2d(_last(32, 256, 28, 28), _last(256, 256, 3, 3), _t(256), padding=1, activation="relu")),
+    "conv 3x3 bf16, 2x2 max-pool": lambda: F.conv2d_max_pool2d(_last(32, 64, 56, 56).detach(), _last(128, 64, 3, 3).detach(),
+                                                               _t(128, grad=False), padding=1, activation="relu"),
+    "conv 5x5 f32, 2x2 max-pool": lambda: F.conv2d_max_pool2d(_t(64, 1, 28, 28, dtype=SINGLE, grad=False),
+                                                              _t(32, 1, 5, 5, dtype=SINGLE, grad=False)),
     "conv 3x3 f16, stride 2": lambda: _both(F.conv2d(_last(32, 256, 56, 56, dtype=HALF), _last(512, 256, 3, 3, dtype=HALF), stride=2,
                                                      padding=1)),
     "conv 1x1 bf16": lambda: _both(F.conv2d(_last(32, 256, 56, 56), _last(64, 256, 1, 1))),
@@ -80,5 +84,5 @@ CALLS = {
 }
 
 # those whose time is that of matrix products
-MATRIX = {"conv 3x3 bf16", "conv 3x3 f16, stride 2", "conv 1x1 bf16", "conv_transpose 5x5 bf16, stride 2",
+MATRIX = {"conv 3x3 bf16", "conv 3x3 f16, stride 2", "conv 1x1 bf16", "conv_transpose 5x5 bf16, stride 2", "conv 3x3 bf16, 2x2 max-pool",
           "matmul bf16", "matmul f16, batched", "linear bf16, bias, gelu"}

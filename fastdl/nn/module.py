@@ -368,7 +368,8 @@ class Module:
 class OperatorLayer(Module):
     """A layer that maps one array through one operator: it names the operator and says with what.
 
-    A call's keyword arguments are further options of the operator (what a Sequential fuses into it).
+    A call's keyword arguments are further options of the operator (what a Sequential fuses into it); with ``pool``, the operator
+    that ends in a 2 x 2 max-pool is called.
     """
 
     operator: str  # its name in fastdl.functional
@@ -378,11 +379,12 @@ class OperatorLayer(Module):
         Parameter only), and options."""
         return (), {}
 
-    def forward(self, x, *extra, **more):
+    def forward(self, x, *extra, pool=False, **more):
         positional, options = self.arguments(x, *extra)
         if more:
             options = {**options, **more}
-        return getattr(F, self.operator)(x, *map(packed_of, positional), **options)
+        operator = f"{self.operator}_max_pool2d" if pool else self.operator
+        return getattr(F, operator)(x, *map(packed_of, positional), **options)
 
     def vjp(self, x, *extra, **more):
         positional, options = self.arguments(x, *extra)
