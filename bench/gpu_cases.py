@@ -68,7 +68,7 @@ RESNET = [(3, 64, 224, 7, 2), (64, 64, 56, 1, 1), (64, 64, 56, 3, 1), (64, 256, 
 
 
 def _conv(c, k, size, kernel, stride, how, batch):
-    """how: "bare", "fused" (bias and relu), "planar" (fused against torch's default layout), "backward"."""
+    """how: "bare", "fused" (bias and relu), "pooled" (and a 2 x 2 max-pool), "planar" (fused, torch's in its layout), "backward"."""
     def make():
         options = dict(stride=stride, padding=kernel // 2)
         backward = how == "backward"
@@ -83,6 +83,9 @@ def _conv(c, k, size, kernel, stride, how, batch):
             return both(y), both(z), None, {"flops": 2 * flops}
         if how == "bare":
             return lambda: F.conv2d(x, w, **options), lambda: TF.conv2d(x, w, **options), None, {"flops": flops}
+        if how == "pooled":
+            return (lambda: F.conv2d_max_pool2d(x, w, b, **options, activation="relu"),
+                    lambda: TF.max_pool2d(TF.relu(TF.conv2d(x, w, b, **options), inplace=True), 2), None, {"flops": flops})
         xs, ws = (x.contiguous(), w.contiguous()) if how == "planar" else (x, w)
         return (lambda: F.conv2d(x, w, b, **options, activation="relu"), lambda: TF.relu(TF.conv2d(xs, ws, b, **options), inplace=True),
                 None, {"flops": flops})
@@ -190,6 +193,10 @@ def cases(tiny: bool = False):
                 (c, k), (size,) = cut(16, c, k), cut(6, size)
                 yield Case(group, f"conv {c}x{size}x{size}, {k}, {kernel}x{kernel} s{stride} {how}",
                            _conv(c, k, size, kernel, stride, how, 2 if tiny else 32))
+    for c, k, size in ((3, 64, 224), (64, 128, 112), (128, 256, 56)):
+        (c, k), (size,) = cut(16, c, k), cut(6, size)
+        yield Case("conv2d, bias, relu, max-pool", f"conv {c}x{size}x{size}, {k}, 3x3 pooled",
+                   _conv(c, k, size, 3, 1, "pooled", 2 if tiny else 32))
     for backward in (False, True):
         way = "backward" if backward else "forward"
         for last in (False, True):
