@@ -96,7 +96,7 @@ def test_a_gpu_that_is_too_old():
         op_said().discard("relu")
         with pytest.warns(UserWarning, match=r"relu: torch's operator .*Tesla T4 has compute capability 7.5; the rule is 8.0 or newer"):
             assert F.relu(a).shape == (2, 3)
-        with fastdl.use_backend("triton"), pytest.raises(ValueError, match=r"relu: the triton backend cannot serve .*7\.5; the rule is 8\.0"):
+        with fastdl.use_backend("triton"), pytest.raises(ValueError, match=r"relu: the triton backend .*7\.5; the rule is 8\.0"):
             F.relu(a)
         with fastdl.use_backend("triton"), pytest.raises(ValueError, match=r"matmul: .*compute capability 7\.5"):
             F.matmul(a, a.mT, precision="fp8")
