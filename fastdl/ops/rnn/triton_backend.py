@@ -56,7 +56,7 @@ def _plan(kernel, x, batch, hidden, directions, mode):
     where = device.of(x)
     gates = GATES[mode]
     width = max(16, power_of_two(hidden))
-    limits = configs.pick("sequence", where, batch=batch, hidden=hidden)
+    limits = configs.pick("sequence" if kernel == "advance" else "sequence_backward", where, batch=batch, hidden=hidden)
     options = dict(MODE=mode, GATES=gates, R=directions, PRECISION=device.precision(x, where, device.tf32_allowed("rnn")))
     if gates * width * width * x.element_size() <= limits["WEIGHTS"]:
         options |= dict(BB=limits["BB"], HB=width, num_warps=limits["num_warps"], num_stages=1)
