@@ -122,7 +122,10 @@ def compile_all(names, where, seconds=None) -> None:
         waiting = {pool.submit(compile_case, name, tuple(where)): name for name in names}
         try:
             for done in concurrent.futures.as_completed(waiting, seconds):
-                count, failure = done.result()
+                try:
+                    count, failure = done.result()
+                except Exception as error:  # a worker died: the compiler may end a process
+                    count, failure = 0, f"{type(error).__name__}: {error}"
                 kernels += count
                 if failure:
                     failures.append((waiting[done], failure))
@@ -130,8 +133,10 @@ def compile_all(names, where, seconds=None) -> None:
             for future in waiting:
                 future.cancel()
     print(f"compiled {kernels} launches of {len(names)} cases in {time.monotonic() - begin:.0f} s on {workers} CPUs", file=sys.stderr)
-    for name, failure in failures:
+    for name, failure in failures[:10]:
         print(f"{name}: {failure.splitlines()[0][:200]}", file=sys.stderr)
+    if failures[10:]:
+        print(f"and {len(failures) - 10} more", file=sys.stderr)
 
 
 # ------------------------------------------------------------------------------------------------ the run

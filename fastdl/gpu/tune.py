@@ -157,7 +157,7 @@ def best(problem: Problem, where, measure, candidates=None) -> dict | None:
             try:
                 got = call().float()
             except Exception as error:  # too much shared memory, too many registers: Triton's own errors, of no common class
-                if not type(error).__module__.startswith("triton"):
+                if not type(error).__module__.startswith("triton") and "PassManager" not in str(error):
                     raise
                 continue
             if not (got - want).norm() <= 0.02 * want.norm():
