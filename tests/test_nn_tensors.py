@@ -11,6 +11,7 @@ from test_nn import IDS, ONE_INPUT, SEQUENCES
 import fastdl
 import fastdl.functional as F
 from fastdl import nn, optim
+from fastdl.checkpoint import Checkpoint
 from fastdl.train import evaluate, fit
 
 CLOSE = dict(rtol=1e-9, atol=1e-11)
@@ -218,3 +219,21 @@ def test_arrays_and_tensors_do_not_mix():
         net(random((2, 2, 4, 4)))
     with pytest.raises(TypeError, match="conv2d: weight is a numpy array and input is a torch tensor"):
         net.numpy()(torch.ones(2, 2, 4, 4, dtype=torch.float64))
+
+
+def test_a_run_is_resumed(tmp_path):
+    """A checkpoint holds tensors as it holds arrays: what was interrupted ends with the same bits."""
+    x, t = torch.from_numpy(random((8, 2, 4, 4))), torch.arange(8) % 3
+    batches = [(x[:4], t[:4]), (x[4:], t[4:])]
+
+    def run(epochs, checkpoint=None):
+        with nn.seeded(3):
+            net = network().to("cpu")
+        fit(net, batches, loss=F.cross_entropy, optimizer=optim.Adam(net.parameters(), lr=0.01), epochs=epochs, progress=False,
+            checkpoint=checkpoint)
+        return net.state_dict()
+
+    whole = run(3)
+    run(1, Checkpoint(tmp_path / "c"))
+    resumed = run(3, Checkpoint(tmp_path / "c", resume=True))
+    assert all(torch.equal(v, resumed[name]) for name, v in whole.items())

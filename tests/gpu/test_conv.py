@@ -196,3 +196,15 @@ def test_a_sequential_pools_in_the_convolution():
     with nn.fusion(False):
         torch.testing.assert_close(y, net(x))
     torch.testing.assert_close(net.vjp(x)[0], y)
+
+
+@pytest.mark.parametrize("name", ["3x3", "1x1", "stride 2", "few channels", "groups", "depthwise", "3d", "transposed, stride 2",
+                                  "transposed, depthwise"])
+def test_nan_stays_where_its_taps_reach(name):
+    ndim, transposed, x, w, options = CASES[name]
+    ours, theirs = operators(ndim, transposed)
+    x, w = randn(*x), randn(*w)
+    x[(-1, 1) + (2,) * ndim] = float("nan")
+    for dtype in (torch.float32, torch.float16):
+        y = ours(x.to(dtype).to(DEVICE), w.to(dtype).to(DEVICE), **options)
+        assert torch.equal(y.cpu().isnan(), theirs(x, w, **options).isnan())

@@ -166,3 +166,18 @@ def test_what_is_not_served_is_said():
     p = [w.float().to(DEVICE) for w in parameters("gru", 4, 6)]
     with pytest.raises(ValueError, match="linear_before_reset is False"):
         F.gru(randn(3, 2, 4).float().to(DEVICE), None, p, linear_before_reset=False)
+
+
+@pytest.mark.parametrize("mode", GATES)
+@pytest.mark.parametrize("hidden", [9, 20])
+def test_nan_stays_in_its_row(mode, hidden):
+    """From its step on; of the gradients, that row's."""
+    p = [w.float().to(DEVICE) for w in parameters(mode, 4, hidden)]
+    x = randn(4, 3, 4).float()
+    x[2, 1, 0] = float("nan")
+    x = x.to(DEVICE).requires_grad_()
+    y = getattr(F, mode)(x, None, p)[0]
+    found = y.detach().cpu().isnan()
+    assert found[2:, 1].all() and found.sum() == 2 * hidden
+    y.backward(torch.ones_like(y))
+    assert x.grad[:, [0, 2]].isfinite().all() and (mode == "rnn_relu" or x.grad[2:, 1].isnan().any())
