@@ -65,6 +65,8 @@ CALLS = {
     "rnn_tanh f32, hidden 128": lambda: _rnn(F.rnn_tanh, 128, SINGLE)(),
     "lstm f16, hidden 512": lambda: _rnn(F.lstm, 512, HALF, states=2, gates=4)(),
     "lstm bf16, hidden 2048, both directions": lambda: _rnn(F.lstm, 2048, BFLOAT, states=2, gates=4, directions=2)(),
+    "gru bf16, two layers with dropout": lambda: _both(F.gru(_t(2, 16, 64), None, [
+        _t(*s) for s in ((192, 64), (192, 64), (192,), (192,)) * 2], True, 2, 0.5, True, seed=1)[:1]),
     "rnn_tanh f32, hidden 512": lambda: _rnn(F.rnn_tanh, 512, SINGLE)(),
     "gru bf16, hidden 1024": lambda: _rnn(F.gru, 1024, BFLOAT, gates=3)(),
     "softmax bf16": lambda: _both(F.softmax(_t(8192, 8192), 1)),

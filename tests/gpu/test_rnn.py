@@ -3,10 +3,12 @@
 Rows that go through a sequence by themselves (small hidden sizes), programs that wait for one another, and a launch a step.
 """
 
+import numpy as np
 import pytest
 import torch
 from cases import DEVICE, DTYPES, NAMES, check, randn
 
+import fastdl
 import fastdl.functional as F
 from fastdl.gpu import configs
 
@@ -151,15 +153,32 @@ def test_gradients_of_some_outputs_only(mode):
         torch.testing.assert_close(x.grad.cpu().double(), x64.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_dropout_draws_what_the_cpu_draws():
-    import fastdl
-
-    p = [w.float() for w in parameters("rnn_tanh", 4, 6, layers=2)]
-    x = randn(3, 2, 4).float()
-    got = F.rnn_tanh(x.to(DEVICE), None, [w.to(DEVICE) for w in p], True, 2, 0.5, True, seed=3)[0]
+@pytest.mark.parametrize("rate,seed,hidden", [(0.5, 3, 6), (0.3, 2**63 + 11, 7), (1.0, 0, 5)])
+def test_dropout_draws_what_the_cpu_draws(rate, seed, hidden):
+    """Between three layers of both directions, and in their gradients."""
+    p = [w.float() for w in parameters("rnn_tanh", 4, hidden, layers=3, directions=2)]
+    x = randn(5, 3, 4).float()
+    ours, theirs = [w.to(DEVICE) for w in p], [w.numpy() for w in p]
+    mine = x.clone().to(DEVICE).requires_grad_()
+    got = F.rnn_tanh(mine, None, ours, True, 3, rate, True, True, seed=seed)[0]
+    g = randn(*got.shape).float()
+    got.backward(g.to(DEVICE))
     with fastdl.use_backend("reference"):
-        want = F.rnn_tanh(x.numpy(), None, [w.numpy() for w in p], True, 2, 0.5, True, seed=3)[0]
-    torch.testing.assert_close(got.cpu(), torch.from_numpy(want), rtol=1e-4, atol=1e-6)
+        (want, _), pullback = fastdl.vjp(F.rnn_tanh, x.numpy(), None, theirs, True, 3, rate, True, True, seed=seed)
+        dx, *_ = pullback((g.numpy(), None))
+    torch.testing.assert_close(got.detach().cpu(), torch.from_numpy(want), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(mine.grad.cpu(), torch.from_numpy(dx), rtol=1e-4, atol=1e-6)
+
+
+def test_a_layer_s_dropout():
+    """The very numbers: words' halves, from the middle of a counter on."""
+    from fastdl.ops.rnn.layout import RNNParams, dropout_kept
+    from fastdl.ops.rnn.triton_dropout import dropped
+
+    params = RNNParams("gru", 4, 1, 11, 0, True, 1, False, True, False, None, None, 0.4, 12345)
+    for layer, kept in enumerate(dropout_kept(params, 5, 3)[:3]):
+        got = dropped(torch.ones(5, 3, 11, device=DEVICE), layer, params)
+        torch.testing.assert_close(got.cpu(), torch.from_numpy(kept / np.float32(0.6)))
 
 
 def test_what_is_not_served_is_said():

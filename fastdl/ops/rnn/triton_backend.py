@@ -18,7 +18,8 @@ from ...gpu.launch import cdiv, launch, power_of_two
 from ..matmul.triton_gemm import gemm
 from ..triton_columns import gradient_of_last_step
 from . import triton_advance, triton_sequence
-from .layout import GATES, Weights, alive, dropout_kept, join, split
+from .layout import GATES, Weights, alive, join, split
+from .triton_dropout import dropped
 
 
 def rnn_supports(arrays, params):
@@ -241,7 +242,6 @@ def rnn(arrays, params, train):
     x, rows = _time_major(given, params)
     lengths = _lengths(params, len(x), x.device)
     x = _without_padding(x, lengths)
-    kept_by_dropout = [None if k is None else torch.from_numpy(k).to(x.device) for k in dropout_kept(params, *x.shape[:2])]
     h_n, c_n, layers = [], [], []
     for layer in range(params.layers):
         part = slice(layer * params.directions, (layer + 1) * params.directions)
@@ -250,19 +250,20 @@ def rnn(arrays, params, train):
         h_n.append(h)
         c_n.append(c)
         layers.append(kept)
-        x = _dropped(x, kept_by_dropout[layer], params.dropout)
+        if _drops_after(layer, params):
+            x = dropped(x, layer, params)
     results = (_as_given(x, params, rows), torch.cat(h_n))
     if params.mode == "lstm":
         results += (torch.cat(c_n),)
-    return results, (layers, kept_by_dropout, lengths, rows) if train else None
+    return results, (layers, lengths, rows) if train else None
 
 
-def _dropped(x, kept, rate):
-    return x if kept is None else x * (kept * (1 / (1 - rate) if rate < 1 else 0)).to(x.dtype)
+def _drops_after(layer, params) -> bool:
+    return params.dropout > 0 and layer < params.layers - 1
 
 
 def rnn_backward(grad, arrays, saved, params, needs):
-    layers, kept_by_dropout, lengths, rows = saved
+    layers, lengths, rows = saved
     _, h0, c0, weights = split(arrays, params)
     need_x, need_h0, need_c0, need = split(needs, params)
     dy, dh_n, dc_n = (*grad, None)[:3]
@@ -271,8 +272,8 @@ def rnn_backward(grad, arrays, saved, params, needs):
     dh0, dc0, grads = [], [], [None] * len(weights)
     for layer in reversed(range(params.layers)):
         part = slice(layer * params.directions, (layer + 1) * params.directions)
-        if dy is not None:
-            dy = _dropped(dy, kept_by_dropout[layer], params.dropout)
+        if dy is not None and _drops_after(layer, params):
+            dy = dropped(dy, layer, params)
         dy, dh, dc, grads[part] = _run_layer_backward(
             dy, None if dh_n is None else dh_n[part].contiguous(), None if dc_n is None else dc_n[part].contiguous(), layers[layer],
             None if c0 is None else c0[part].contiguous(), weights[part], lengths, params.mode, params.hidden, need[part],
