@@ -65,6 +65,31 @@ def test_programs_wait_for_one_another(mode, resident, monkeypatch):
     assert plans[0].options["RESIDENT"] is bool(resident)
 
 
+@pytest.mark.skipif(DEVICE == "cuda", reason="by the interpreter's threads")
+@pytest.mark.parametrize("mode", ["gru", "lstm"])
+def test_one_launch_has_the_bits_of_a_launch_a_step(mode, monkeypatch):
+    """With rows of several lengths."""
+    from concurrent_programs import programs_at_once
+
+    from fastdl.ops.rnn import triton_backend
+
+    blocks = dict(BB=16, BN=16, BK=16, num_warps=4, num_stages=1)
+    p = [w.float() for w in parameters(mode, 4, 20, directions=2)]
+
+    def answers(at_once):
+        monkeypatch.setattr(triton_backend, "_programs_at_once", lambda where: at_once)
+        x = randn(4, 18, 4).float().requires_grad_()
+        y = getattr(F, mode)(x, None, p, bidirectional=True, lengths=[4] * 3 + [2] * 10 + [1] * 5)[0]
+        y.backward(randn(*y.shape).float())
+        return y.detach(), x.grad
+
+    with configs.use("advance", **blocks, RESIDENT=0), configs.use("retreat", **blocks):
+        by_steps = answers(0)
+        with programs_at_once():
+            at_once = answers(8)
+    assert all(torch.equal(a, b) for a, b in zip(by_steps, at_once, strict=True))
+
+
 @pytest.mark.parametrize("mode", GATES)
 def test_layers_without_biases(mode):
     run(mode, layers=2, directions=2, biases=False, batch_first=True, batch=3)

@@ -93,7 +93,7 @@ def _programs_at_once(where) -> int:
 
 def _launch_steps(kernel, plan, x, args, steps, *sizes, **options):
     """All ``steps`` in one launch whose programs wait for one another, or a launch a step."""
-    at_a_time = plan.steps_a_launch or steps
+    at_a_time = plan.steps_a_launch or max(steps, 1)
     counters = None
     if plan.options["ONE_LAUNCH"]:
         counters = torch.zeros(32 * plan.grid[0] * plan.grid[2], dtype=torch.int32, device=x.device)
