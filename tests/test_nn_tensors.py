@@ -12,6 +12,7 @@ import fastdl
 import fastdl.functional as F
 from fastdl import nn, optim
 from fastdl.checkpoint import Checkpoint
+from fastdl.nn.module import accumulate
 from fastdl.train import evaluate, fit
 
 CLOSE = dict(rtol=1e-9, atol=1e-11)
@@ -173,6 +174,31 @@ def test_clipping():
     optim.clip_grad_value_(other.parameters(), 0.01)
     for p, q in zip(net.parameters(), other.parameters(), strict=True):
         np.testing.assert_allclose(q.grad.numpy(), p.grad, rtol=1e-6)
+
+
+def test_penalty():
+    net = network()
+    other = copy.deepcopy(net).to("cpu")
+    for p, q in zip(net.parameters(), other.parameters(), strict=True):
+        p.grad = random(p.shape)
+        q.grad = torch.from_numpy(p.grad.copy())
+    a, b = (optim.Penalty(m.parameters(), l1=0.1, l2=0.2) for m in (net, other))
+    assert b.value() == pytest.approx(a.value())
+    a.add_gradients()
+    b.add_gradients()
+    for p, q in zip(net.parameters(), other.parameters(), strict=True):
+        np.testing.assert_allclose(q.grad.numpy(), p.grad, rtol=1e-6)
+
+
+def test_a_gradient_shares_no_memory():
+    """With what the caller goes on using, nor with itself: it is added to and clipped in place."""
+    p, q = (nn.Parameter(np.zeros((2, 3))) for _ in range(2))
+    p.to("cpu"), q.to("cpu")
+    dy = torch.ones(2, 3, dtype=torch.float64)
+    accumulate([p, q], [dy.view(2, 3), torch.ones(3, dtype=torch.float64).expand(2, 3)], dy)
+    accumulate([p, q], [dy, dy], dy)
+    optim.clip_grad_value_([p, q], 1.5)
+    assert torch.equal(dy, torch.ones_like(dy)) and (p.grad == 1.5).all() and (q.grad == 1.5).all()
 
 
 def test_fit():

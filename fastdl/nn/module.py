@@ -438,11 +438,7 @@ def accumulate(parameters, gradients, *others) -> None:
     them, that the caller goes on using) or another parameter's gradient: a later ``+=`` would write to both.
     """
     if any(is_tensor(gradient) for gradient in gradients):
-        with gradient_lock():
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                if gradient is not None and isinstance(parameter, Parameter):  # never in place: it may be somebody else's memory
-                    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
-        return
+        return _accumulate_tensors(parameters, gradients, others)
     taken = {id(_owner(a)) for o in others for a in (o if isinstance(o, (tuple, list)) else (o,)) if a is not None}
     fresh = []
     for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -458,6 +454,20 @@ def accumulate(parameters, gradients, *others) -> None:
                 parameter.grad = gradient
             else:
                 parameter.grad += gradient
+
+
+def _accumulate_tensors(parameters, gradients, others):
+    taken = {t.untyped_storage().data_ptr() for o in others for t in (o if isinstance(o, (tuple, list)) else (o,)) if is_tensor(t)}
+    with gradient_lock():
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is None or not isinstance(parameter, Parameter):
+                continue
+            if parameter.grad is not None:
+                parameter.grad += gradient
+                continue
+            memory = gradient.untyped_storage().data_ptr()
+            parameter.grad = gradient.clone() if memory in taken or 0 in gradient.stride() else gradient
+            taken.add(memory)
 
 
 def _owner(array):
