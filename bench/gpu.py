@@ -1,20 +1,32 @@
 """``python -m bench.gpu [words] [--json FILE] [--seconds N]``: the Triton kernels beside torch, in one process, on this GPU.
 
-Every answer is checked first, against float64 where that is quick, else against torch's; what is wrong is not timed. Then the two
-take turns: times are medians by the GPU's clock, with the L2 cache flushed before each call, on random data. ``ratio`` is torch's time
-over fastdl's (above 1: fastdl is faster). The table ends with geometric means by group; everything goes to one JSON file as well.
+What the cases launch is compiled first, by all CPUs. Every answer is checked, against float64 where that is quick, else against
+torch's; what is wrong is not timed. Then the two take turns: times are medians by the GPU's clock, with the L2 cache flushed and the
+GPU kept busy before each call, on random data. ``ratio`` is torch's time over fastdl's (above 1: fastdl is faster); ``with host`` the
+same of calls one after another, by the host's clock. The table ends with geometric means by group; everything goes to one JSON file
+as well, after each case.
+
+``--dry-run`` needs no GPU: all cases at small sizes, checked and not timed, in Triton's interpreter. ``--compile ARCH`` compiles what the
+cases would launch there (sm_90), into Triton's cache, and ends.
 """
 
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
+import contextlib
+import faulthandler
 import json
 import math
+import multiprocessing
+import os
 import statistics
 import sys
 import time
 
-BOUNDS = {"torch.float32": 2e-4, "torch.float16": 4e-3, "torch.bfloat16": 2e-2}  # of the error's norm; tf32 is torch's default in cuDNN
+# Of the error's norm. float32 is rounded to tf32 by cuDNN's default.
+BOUNDS = {"torch.float32": 2e-3, "torch.float16": 4e-3, "torch.bfloat16": 2e-2}
+STUCK = 90  # seconds for one case, after which a kernel is taken to hang
 
 
 def relative_error(got, want) -> float:
@@ -31,81 +43,203 @@ def copy_bandwidth(measure, torch) -> float:
     return 2 * 4 * source.numel() / (measure(lambda: target.copy_(source)) * 1e-6)
 
 
-def run(case, measure, torch) -> dict:
+def host_microseconds(call, torch, calls=20) -> float:
+    """The time of a call among others, by the host's clock."""
+    call()
+    torch.cuda.synchronize()
+    begin = time.perf_counter()
+    for _ in range(calls):
+        call()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - begin) / calls * 1e6
+
+
+def run(case, measure, host, bandwidth=math.inf) -> dict:
+    """The row of a case; checked only where ``measure`` is None."""
     ours, theirs, reference, work = case.make()
-    got = ours()
-    want = theirs() if reference is None else reference()
+    got, other = ours(), theirs()
+    want = other if reference is None else reference()
     error = relative_error(got, want)
     row = {"group": case.group, "name": case.name, "error": error, "dtype": str(got.dtype)}
-    if not error <= BOUNDS[str(got.dtype)] * (4 if "training" in case.name or "backward" in case.name else 1):
+    bound = BOUNDS[str(got.dtype)] * (4 if "training" in case.name or "backward" in case.name else 1)
+    if reference is not None:
+        row["torch_error"] = relative_error(other, want)
+        if math.isfinite(row["torch_error"]):
+            bound = max(bound, 2 * row["torch_error"])  # what many steps make of roundings, torch's show as well
+    if not error <= bound:
         return row | {"wrong": True}
-    del got, want
+    if measure is None:
+        return row
+    del got, other, want
     times = {"fastdl": [], "torch": []}
     for _ in range(2):  # turns, so that a change of the clock meets both
         times["fastdl"].append(measure(ours))
         times["torch"].append(measure(theirs))
     row |= {f"{name}_us": statistics.median(t) for name, t in times.items()}
-    row["ratio"] = row["torch_us"] / row["fastdl_us"]
-    return row | {f"{what}_per_s": n / (row["fastdl_us"] * 1e-6) for what, n in work.items()}
+    row |= {"fastdl_host_us": host(ours), "torch_host_us": host(theirs)}
+    row |= {"ratio": row["torch_us"] / row["fastdl_us"], "host_ratio": row["torch_host_us"] / row["fastdl_host_us"]}
+    row |= {f"{what}_per_s": n / (row["fastdl_us"] * 1e-6) for what, n in work.items()}
+    if "bytes_per_s" in row:
+        row["of_copy"] = row["bytes_per_s"] / bandwidth
+    return row
+
+
+def line(row) -> str:
+    if "failed" in row:
+        return f"| {row['name']} | failed: {row['failed'].splitlines()[0][:120]} | | | | |"
+    if row.get("wrong") or "ratio" not in row:
+        return f"| {row['name']} | {'wrong' if row.get('wrong') else 'right'} | | | | {row['error']:.1e} |"
+    return (f"| {row['name']} | {row['fastdl_us']:.1f} | {row['torch_us']:.1f} | {row['ratio']:.2f} | {row['host_ratio']:.2f} "
+            f"| {row['error']:.1e} |")
+
+
+# ------------------------------------------------------------------------------------------------ compilation
+def compile_case(name, where) -> tuple[int, str | None]:
+    """Compile what a case launches on a device, into Triton's cache: (how many kernels, what went wrong). Runs in a process of its own."""
+    os.environ.pop("TRITON_INTERPRET", None)
+    import fastdl
+    from fastdl.gpu import ahead, device
+    from fastdl.gpu.launch import record
+
+    from . import gpu_cases
+
+    try:
+        case = next(c for c in gpu_cases.CASES if c.name == name)
+        with fastdl.use_backend("triton"), gpu_cases.on("meta"), record(device.Device(*where)) as launches:
+            case.make()[0]()
+        for launch in launches:
+            ahead.compiled(where[1], launch)
+    except Exception as error:
+        return 0, f"{type(error).__name__}: {error}"
+    return len(launches), None
+
+
+def compile_all(names, where, seconds=None) -> None:
+    """``compile_case`` for all, by a process a CPU; what fails is said, and fails again when the case runs."""
+    begin, kernels, failures = time.monotonic(), 0, []
+    workers = max(1, min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, len(names), 32))
+    with concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        waiting = {pool.submit(compile_case, name, tuple(where)): name for name in names}
+        try:
+            for done in concurrent.futures.as_completed(waiting, seconds):
+                try:
+                    count, failure = done.result()
+                except Exception as error:  # a worker died: the compiler may end a process
+                    count, failure = 0, f"{type(error).__name__}: {error}"
+                kernels += count
+                if failure:
+                    failures.append((waiting[done], failure))
+        except TimeoutError:
+            for future in waiting:
+                future.cancel()
+    print(f"compiled {kernels} launches of {len(names)} cases in {time.monotonic() - begin:.0f} s on {workers} CPUs", file=sys.stderr)
+    for name, failure in failures[:10]:
+        print(f"{name}: {failure.splitlines()[0][:200]}", file=sys.stderr)
+    if failures[10:]:
+        print(f"and {len(failures) - 10} more", file=sys.stderr)
+
+
+# ------------------------------------------------------------------------------------------------ the run
+def benchmark(cases, report, path, seconds, begin, measure, host, bandwidth, sync) -> None:
+    """Run the cases, print their rows, keep the report in its file after each."""
+    import torch
+
+    print("| case | fastdl, us | torch, us | ratio | with host | error |\n|---|---|---|---|---|---|", flush=True)
+    for case in cases:
+        if time.monotonic() - begin > seconds:
+            report["skipped"].append(case.name)
+            continue
+        torch.manual_seed(0)
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # where stderr is no file
+            faulthandler.dump_traceback_later(STUCK, exit=True)
+        try:
+            row = run(case, measure, host, bandwidth)
+            sync()
+        except Exception as error:  # one case must not take the others with it
+            row = {"group": case.group, "name": case.name, "failed": f"{type(error).__name__}: {error}"}
+        faulthandler.cancel_dump_traceback_later()
+        report["rows"].append(row)
+        print(line(row), flush=True)
+        with open(path, "w") as file:
+            json.dump(report, file, indent=1)
+        if "failed" in row and "illegal memory access" in row["failed"]:  # nothing works in this process any more
+            report["skipped"] += [c.name for c in cases[cases.index(case) + 1:]]
+            break
+    with open(path, "w") as file:
+        json.dump(report, file, indent=1)
+
+
+def summary(report) -> str:
+    groups = {}
+    for row in report["rows"]:
+        if "ratio" in row:
+            groups.setdefault(row["group"], []).append(row)
+    lines = [""]
+    if groups:
+        lines += ["| group | geometric mean of ratios | least | of a copy's bandwidth | cases |", "|---|---|---|---|---|"]
+    for group, rows in groups.items():
+        ratios, shares = [row["ratio"] for row in rows], [row["of_copy"] for row in rows if "of_copy" in row]
+        share = f"{statistics.geometric_mean(shares):.2f}" if shares else ""
+        lines.append(f"| {group} | {statistics.geometric_mean(ratios):.2f} | {min(ratios):.2f} | {share} | {len(rows)} |")
+    for what in ("wrong", "failed"):
+        if count := sum(what in row for row in report["rows"]):
+            lines.append(f"\n{what}: {count} cases")
+    if report["skipped"]:
+        lines.append(f"\nnot run: {len(report['skipped'])} cases; give words or --seconds")
+    return "\n".join(lines)
 
 
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", help="only cases whose group or name contains one of them")
     parser.add_argument("--json", default="bench_gpu.json", help="where everything goes (default: bench_gpu.json)")
-    parser.add_argument("--seconds", type=float, default=450, help="start no case after so many (default: 450)")
+    parser.add_argument("--seconds", type=float, default=420, help="start no case after so many (default: 420)")
+    parser.add_argument("--dry-run", action="store_true", help="small sizes in Triton's interpreter: checked, not timed")
+    parser.add_argument("--compile", metavar="ARCH", help="compile for this architecture and end: sm_80, sm_90, sm_100, gfx942")
     options = parser.parse_args(argv)
+    begin = time.monotonic()
+    if options.dry_run:
+        os.environ["TRITON_INTERPRET"] = "1"
     try:
         import torch
         import triton
     except ImportError as error:
         print(f"bench.gpu: {error.name} is not installed; nothing was measured", file=sys.stderr)
         return 2
-    if not torch.cuda.is_available():
-        print("bench.gpu: torch sees no CUDA device; nothing was measured", file=sys.stderr)
+    if not (options.dry_run or options.compile or torch.cuda.is_available()):
+        print("bench.gpu: torch sees no CUDA device; nothing was measured (--dry-run and --compile need none)", file=sys.stderr)
         return 2
     import fastdl
     from fastdl.gpu import configs, device, tune
 
-    from .gpu_cases import CASES
+    from . import gpu_cases
 
-    begin = time.monotonic()
-    fastdl.use_backend("triton")  # nothing falls through to torch
-    card = device.of(torch.empty(0, device="cuda"))
-    flush = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
-    measure = lambda call: tune.microseconds(call, flush, 0.03)
-    bandwidth = copy_bandwidth(measure, torch)
-    tuned = next(configs.tables(card.name, card.arch)).get("tuned")
-    print(f"{card.name}, torch {torch.__version__}, triton {triton.__version__}, a copy moves {bandwidth / 1e12:.2f} TB/s, "
-          f"configurations: {'tuned' if tuned else 'untuned'}\n")
-    print("| case | fastdl, us | torch, us | ratio | error |\n|---|---|---|---|---|")
-    rows, skipped = [], []
-    for case in CASES:
-        if options.words and not any(w in case.group or w in case.name for w in options.words):
-            continue
-        if time.monotonic() - begin > options.seconds:
-            skipped.append(case.name)
-            continue
-        torch.manual_seed(0)
-        row = run(case, measure, torch)
-        rows.append(row)
-        shown = "wrong | | " if row.get("wrong") else f"{row['fastdl_us']:.1f} | {row['torch_us']:.1f} | {row['ratio']:.2f}"
-        print(f"| {case.name} | {shown} | {row['error']:.1e} |", flush=True)
-        torch.cuda.empty_cache()
-    print("\n| group | geometric mean of ratios | cases |\n|---|---|---|")
-    groups = {}
-    for row in rows:
-        if "ratio" in row:
-            groups.setdefault(row["group"], []).append(row["ratio"])
-    for group, ratios in groups.items():
-        print(f"| {group} | {statistics.geometric_mean(ratios):.2f} | {len(ratios)} |")
-    if skipped:
-        print(f"\nnot run, for lack of time: {len(skipped)} cases; give words or --seconds")
-    report = {"device": card._asdict(), "torch": torch.__version__, "triton": triton.__version__, "copy_bytes_per_s": bandwidth,
-              "tuned": tuned, "rows": rows, "skipped": skipped}
-    with open(options.json, "w") as file:
-        json.dump(report, file, indent=1)
-    return 1 if any(row.get("wrong") for row in rows) else 0
+    cases = [case for case in gpu_cases.cases(options.dry_run)
+             if not options.words or any(w in case.group or w in case.name for w in options.words)]
+    if options.compile:
+        if options.compile not in device.KNOWN:
+            parser.error(f"--compile is {options.compile}; the rule is one of {', '.join(device.KNOWN)}")
+        compile_all([case.name for case in cases], device.KNOWN[options.compile])
+        return 0
+    report = {"torch": torch.__version__, "triton": triton.__version__, "rows": [], "skipped": []}
+    with fastdl.use_backend("triton"):  # nothing falls through to torch
+        if options.dry_run:
+            with gpu_cases.on("cpu"):
+                benchmark(cases, report, options.json, math.inf, begin, None, None, math.inf, lambda: None)
+        else:
+            card = device.of(torch.empty(0, device="cuda"))
+            compile_all([case.name for case in cases], card, options.seconds / 3)
+            flush = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
+            measure = lambda call: tune.microseconds(call, flush, 0.03)
+            bandwidth = copy_bandwidth(measure, torch)
+            tuned = next(configs.tables(card.name, card.arch)).get("tuned")
+            print(f"{card.name}, torch {torch.__version__}, triton {triton.__version__}, a copy moves {bandwidth / 1e12:.2f} TB/s, "
+                  f"configurations: {'tuned' if tuned else 'untuned'}\n")
+            report |= {"device": card._asdict(), "copy_bytes_per_s": bandwidth, "tuned": tuned}
+            benchmark(cases, report, options.json, options.seconds, begin, measure, lambda call: host_microseconds(call, torch), bandwidth,
+                      torch.cuda.synchronize)
+    print(summary(report))
+    return 1 if any(row.get("wrong") or "failed" in row for row in report["rows"]) else 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The catalogue: every public operator, by torch.nn.functional's names. ``import fastdl.functional as F``."""
 
-from .ops.conv import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d
+from .ops.conv import conv1d, conv2d, conv2d_max_pool2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d
 from .ops.embedding import embedding
 from .ops.loss import binary_cross_entropy, binary_cross_entropy_with_logits, cross_entropy, kl_div, l1_loss, mse_loss, nll_loss
 from .ops.matmul import addmm, bmm, linear, matmul
@@ -28,7 +28,7 @@ from .ops.rnn import gru, gru_cell, lstm, lstm_cell, rnn_relu, rnn_relu_cell, rn
 __all__ = [
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d",
     "adaptive_max_pool3d", "addmm", "avg_pool1d", "avg_pool2d", "avg_pool3d", "batch_norm", "binary_cross_entropy",
-    "binary_cross_entropy_with_logits", "bmm", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
+    "binary_cross_entropy_with_logits", "bmm", "conv1d", "conv2d", "conv2d_max_pool2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
     "conv_transpose3d", "cross_entropy", "dropout", "elu", "embedding", "gelu", "group_norm", "gru", "gru_cell", "kl_div",
     "l1_loss", "layer_norm", "leaky_relu", "linear", "log_softmax", "lp_pool1d", "lp_pool2d", "lp_pool3d", "lstm", "lstm_cell",
     "matmul", "max_pool1d", "max_pool2d", "max_pool3d", "mse_loss", "nll_loss", "relu", "rnn_relu", "rnn_relu_cell", "rnn_tanh",

@@ -199,9 +199,8 @@ class Operator:
 
     def vjp(self, *args, **kwargs):
         """``(y, pullback)``; see :func:`fastdl.vjp`."""
-        if _torch_of(args, kwargs):
-            raise TypeError(f"{self.name}: vjp takes numpy arrays; torch tensors have torch.autograd")
-        y, flat_pullback = self.flat_vjp(*args, **kwargs)
+        torch = _torch_of(args, kwargs)
+        y, flat_pullback = torch.flat_vjp(self, args, kwargs) if torch else self.flat_vjp(*args, **kwargs)
         given = [args[i] if i < len(args) else kwargs.get(name) for i, name in self._positions]
         returned = [i < len(args) for i, _ in self._positions]
 

@@ -18,6 +18,7 @@ import numpy as np
 from . import check
 from .checkpoint import Checkpoint
 from .data import Batches
+from .nn.module import is_tensor
 from .optim import clip_grad_norm_
 from .progress import Progress
 from .vjp import vjp
@@ -59,7 +60,12 @@ class History:
 def accuracy(y, target) -> float:
     """The share of rows whose largest entry is the target's: y (N, classes, ...), target integers (N, ...) or, as mix-up
     makes them, probabilities of y's shape, of which the largest counts."""
-    return float(np.mean(y.argmax(axis=1) == (target.argmax(axis=1) if target.dtype.kind == "f" else target)))
+    hits = y.argmax(axis=1) == (target.argmax(axis=1) if _is_float(target) else target)
+    return float(hits.float().mean() if is_tensor(hits) else np.mean(hits))
+
+
+def _is_float(target) -> bool:
+    return target.is_floating_point() if is_tensor(target) else target.dtype.kind == "f"
 
 
 def evaluate(model, data, *, loss, loss_options=None, metric="auto") -> tuple[float, float | None]:
@@ -172,7 +178,7 @@ class _Best:
             return
         if loss < self.loss:
             self.loss, self.waited, history.best_epoch = loss, 0, epoch
-            self.weights = {name: array.copy() for name, array in self.model.state_dict().items()}
+            self.weights = {name: array.clone() if is_tensor(array) else array.copy() for name, array in self.model.state_dict().items()}
         else:
             self.waited += 1
 
@@ -223,7 +229,8 @@ def _reason(inputs, target) -> str:
 
 def _measure(metric, y, target):
     if metric == "auto":
-        metric = accuracy if isinstance(target, np.ndarray) and target.dtype.kind in "iu" and y.ndim == target.ndim + 1 else None
+        of_classes = not _is_float(target) if is_tensor(target) else isinstance(target, np.ndarray) and target.dtype.kind in "iu"
+        metric = accuracy if of_classes and y.ndim == target.ndim + 1 else None
     return None if metric is None else float(metric(y, target))
 
 

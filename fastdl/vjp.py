@@ -18,6 +18,8 @@ def vjp(f, *arrays, **options):
     for gradients nobody needs and answers None for them. It may be called more than once. The name and the form are
     JAX's (``jax.vjp``).
 
+    Tensors are taken as arrays are, and answered in kind; ``y`` is then detached from torch's graph.
+
     Raises TypeError where f has no gradient rule; and what f raises.
     """
     method = getattr(f, "vjp", None)

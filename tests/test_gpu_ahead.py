@@ -4,12 +4,17 @@ With a GPU or without one: the compiler and its assemblers are Triton's own.
 """
 
 import json
+import re
 
 import pytest
+import torch
 
 pytest.importorskip("triton", reason="triton is not installed (Linux only: pip install 'fastdl[gpu]')")
 
+import fastdl
+import fastdl.functional as F
 from fastdl.gpu import ahead, configs, device
+from fastdl.gpu.launch import record
 from fastdl.gpu.main_calls import CALLS, MATRIX
 
 MATRIX_INSTRUCTION = {"sm_80": "mma", "sm_90": "wgmma", "sm_100": "tcgen05", "gfx942": "mfma"}
@@ -27,6 +32,74 @@ def test_compiles_everywhere(name):
             assert 0 < row.registers <= 512, row
         if name in MATRIX:
             assert any(row.matrix == MATRIX_INSTRUCTION[arch] for row in rows), rows
+
+
+@pytest.mark.parametrize("arch", device.KNOWN)
+def test_large_hidden_states_take_one_launch(arch):
+    """Programs that wait for one another: by a release and an acquire of the whole GPU, and past the caches that others do not see."""
+    with record(device.KNOWN[arch]) as launches:
+        CALLS["gru bf16, hidden 1024"]()
+    steps = {name: [launch for launch in launches if launch.kernel.fn.__name__ == name] for name in ("advance", "retreat")}
+    if arch.startswith("gfx"):
+        assert not any(launch.options["ONE_LAUNCH"] for found in steps.values() for launch in found)
+        return
+    for found in steps.values():
+        (launch,) = found
+        assert launch.options["ONE_LAUNCH"] and launch.options["launch_cooperative_grid"]
+        assert launch.grid[0] * launch.grid[1] * launch.grid[2] <= device.KNOWN[arch].multiprocessors
+        ptx = ahead.compiled(arch, launch).asm["ptx"]
+        assert re.search(r"atom\.global\S*\.acq_rel\S*\.add", ptx), "nothing is released"
+        assert re.search(r"(ld|atom)\.global\S*\.acquire", ptx), "nothing is acquired"
+        assert re.search(r"ld\.global\S*\.cg|cp\.async\.cg", ptx)
+
+
+LARGE = (1 << 31) + 7168  # elements
+
+
+def _large(*shape, dtype=torch.bfloat16):
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def _last(n, *spatial_and_channels):
+    return _large(n, *spatial_and_channels).movedim(-1, 1)
+
+
+LARGE_CALLS = {
+    "gelu": lambda: F.gelu(_large(LARGE)),
+    "dropout": lambda: F.dropout(_large(LARGE), 0.5, seed=1),
+    "softmax": lambda: F.softmax(_large(LARGE // 512, 512), 1),
+    "softmax of channels": lambda: F.softmax(_large(LARGE // 8192, 8, 1024), 1),
+    "layer_norm": lambda: F.layer_norm(_large(LARGE // 512, 512), 512),
+    "cross_entropy": lambda: F.cross_entropy(_large(LARGE // 512, 512), _large(LARGE // 512, dtype=torch.int64)),
+    "batch_norm": lambda: F.batch_norm(_last(LARGE // 4096, 8, 8, 64), None, None, training=True),
+    "batch_norm of very many channels": lambda: F.batch_norm(_large(1, 300000, 112, 64), None, None, training=True),
+    "group_norm": lambda: F.group_norm(_large(LARGE // 4096, 64, 64), 4),
+    "max_pool": lambda: F.max_pool2d(_last(LARGE // 4096, 8, 8, 64), 2),
+    "max_pool, planar": lambda: F.max_pool2d(_large(LARGE // 4096, 64, 8, 8), 2),
+    "linear": lambda: F.linear(_large(LARGE // 512, 512), _large(512, 512)),
+    "bmm": lambda: F.bmm(_large(LARGE // 8192, 128, 64), _large(LARGE // 8192, 64, 128)),
+    "conv": lambda: F.conv2d(_last(LARGE // 4096, 8, 8, 64), _last(64, 3, 3, 64), padding=1),
+    "conv, planar": lambda: F.conv2d(_large(LARGE // 4096, 64, 8, 8), _last(64, 3, 3, 64), padding=1, stride=2),
+    "conv, depthwise": lambda: F.conv2d(_last(LARGE // 4096, 8, 8, 64), _large(64, 1, 3, 3), padding=1, groups=64),
+    "lstm": lambda: F.lstm(_large(LARGE // (64 * 64), 64, 64), None, [_large(256, 64), _large(256, 64), _large(256), _large(256)]),
+}
+
+
+@pytest.mark.parametrize("name", LARGE_CALLS)
+def test_more_than_two_to_the_31_elements(name):
+    """Their kernels compile without spills, with arguments of 64 bits where a size needs them, and grids are such as CUDA takes."""
+    where = device.KNOWN["sm_90"]
+    with fastdl.use_backend("triton"), record(where) as launches:
+        LARGE_CALLS[name]()
+    assert launches
+    for launch in launches:
+        x, y, z = (*launch.grid, 1, 1)[:3]
+        assert x < 1 << 31 and y < 1 << 16 and z < 1 << 16, (launch.kernel.fn.__name__, launch.grid)
+        made = ahead.compiled("sm_90", launch)
+        if any(isinstance(a, int) and a >= 1 << 31 for a in launch.args):
+            signature = made.asm["ttir"].split("tt.func public", 1)[1].split("attributes", 1)[0]
+            assert ": i64" in signature, launch.kernel.fn.__name__
+    assert all(row.spilled == 0 for row in ahead.compile_for("sm_90", LARGE_CALLS[name]))
 
 
 def test_a_spill_would_be_seen():

@@ -1,5 +1,8 @@
 """The commands for a GPU, where there is none: they say so in one line and fail."""
 
+import importlib.util
+import json
+import os
 import subprocess
 import sys
 
@@ -7,6 +10,7 @@ import pytest
 import torch
 from subprocesses import ROOT
 
+triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
 
@@ -19,8 +23,8 @@ def test_without_a_gpu(command, said):
     assert not done.stdout
 
 
-def test_the_benchmark_runs_on_what_it_can_import():
-    """Its cases can be made, at small sizes, and its checks catch a wrong answer."""
+def test_the_benchmark_s_checks():
+    """They catch a wrong answer."""
     from bench import gpu_cases
     from bench.gpu import relative_error
 
@@ -29,3 +33,55 @@ def test_the_benchmark_runs_on_what_it_can_import():
     assert relative_error(right.float(), right) < 1e-6
     assert relative_error((right + 0.01).float(), right) > 1e-3
     assert relative_error(torch.full((100,), float("nan")), right) == float("inf")
+
+
+@triton
+@pytest.mark.parametrize("words", [["matmul", "linear", "conv", "pool"], ["softmax", "norm", "cross", "recurrent"]])
+def test_the_benchmark_runs_dry(words, tmp_path):
+    """Every case, at a small size, in Triton's interpreter."""
+    from bench import gpu_cases
+
+    found = tmp_path / "found.json"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "bench.gpu", "--dry-run", "--json", found, *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(found.read_text())
+    names = [case.name for case in gpu_cases.cases(tiny=True) if any(w in case.group or w in case.name for w in words)]
+    assert [row["name"] for row in report["rows"]] == names and not report["skipped"]
+    assert all(row["error"] < 0.05 and "ratio" not in row for row in report["rows"])
+
+
+def fake_case(name, ours, theirs=None):
+    from bench.gpu_cases import Case
+
+    return Case("group", name, lambda: (ours, theirs or ours, None, {"bytes": 1000}))
+
+
+def test_a_case_that_fails_does_not_take_the_others_with_it(tmp_path, capsys):
+    from bench import gpu
+
+    def fails():
+        raise RuntimeError("out of resources")
+
+    ones = lambda: torch.ones(3)
+    cases = [fake_case("good", ones), fake_case("fails", fails), fake_case("wrong", ones, lambda: torch.zeros(3)), fake_case("last", ones)]
+    report = {"rows": [], "skipped": []}
+    gpu.benchmark(cases, report, tmp_path / "r.json", 1e9, 0.0, lambda call: 2.0, lambda call: 4.0, 1e9, lambda: None)
+    assert json.loads((tmp_path / "r.json").read_text()) == report
+    good, failed, wrong, last = report["rows"]
+    assert good["ratio"] == last["ratio"] == 1.0 and good["of_copy"] == pytest.approx(0.5)
+    assert failed["failed"] == "RuntimeError: out of resources" and wrong["wrong"]
+    said = capsys.readouterr().out + gpu.summary(report)
+    assert "| fails | failed: RuntimeError: out of resources" in said and "| group | 1.00 | 1.00 | 0.50 | 2 |" in said
+    assert "wrong: 1 cases" in said and "failed: 1 cases" in said
+
+
+@triton
+def test_the_benchmark_compiles_ahead():
+    from bench import gpu
+    from fastdl.gpu import device
+
+    count, failure = gpu.compile_case("max 2x2 planar forward", tuple(device.KNOWN["sm_90"]))
+    assert count and failure is None
+    assert gpu.compile_case("no such case", tuple(device.KNOWN["sm_90"]))[1].startswith("StopIteration")

@@ -87,6 +87,34 @@ def test_what_has_no_kernel_falls_through_to_torch_and_says_so_once():
             F.l1_loss(a, b)
 
 
+@triton
+def test_a_gpu_that_is_too_old():
+    from fastdl.gpu import device, launch
+
+    a = torch.empty(2, 3, device="meta")
+    with launch.record(device.Device("Tesla T4", "sm_75", 40, 64 << 10)) as launches:
+        op_said().discard("relu")
+        with pytest.warns(UserWarning, match=r"relu: torch's operator .*Tesla T4 has compute capability 7.5; the rule is 8.0 or newer"):
+            assert F.relu(a).shape == (2, 3)
+        with fastdl.use_backend("triton"), pytest.raises(ValueError, match=r"relu: the triton backend .*7\.5; the rule is 8\.0"):
+            F.relu(a)
+        with fastdl.use_backend("triton"), pytest.raises(ValueError, match=r"matmul: .*compute capability 7\.5"):
+            F.matmul(a, a.mT, precision="fp8")
+    assert not launches
+    rule = r"matmul: .*'fp8' and NVIDIA A100.* has none; the rule is compute capability 8\.9 or newer"
+    with launch.record(device.KNOWN["sm_80"]), pytest.raises(ValueError, match=rule):
+        F.matmul(a, a.mT, precision="fp8")
+
+
+@triton
+def test_nn_layers_say_what_does_not_fit():
+    from fastdl import nn
+
+    layer = nn.Linear(3, 4).to("meta")
+    with pytest.raises(ValueError, match="linear: weight is on meta, input is on cpu; the rule is one device for all"):
+        layer(torch.ones(2, 3))
+
+
 def test_without_triton():
     code = """
 import sys

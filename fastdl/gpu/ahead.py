@@ -74,7 +74,8 @@ def _types(args):
     return [(a.dtype, a.ndim) if isinstance(a, torch.Tensor) else type(a).__name__ for a in args]
 
 
-def compile_launch(arch: str, launch: Launch) -> Resources:
+def compiled(arch: str, launch: Launch):
+    """Triton's compiled kernel; ``.asm`` has the stages of its compilation."""
     from triton.runtime.driver import driver
 
     before = driver._active
@@ -82,21 +83,25 @@ def compile_launch(arch: str, launch: Launch) -> Resources:
     ours.arch = arch
     driver.set_active(ours)
     try:
-        compiled = launch.kernel.warmup(*launch.args, grid=launch.grid, enable_fp_fusion=True, **launch.options)
+        return launch.kernel.warmup(*launch.args, grid=launch.grid, enable_fp_fusion=True, **launch.options)
     finally:
         driver._active = before
-    read = _read_cuda if "cubin" in compiled.asm else _read_amd
-    registers, spilled, matrix = read(compiled)
-    return Resources(launch.kernel.fn.__name__, arch, compiled.metadata.shared, registers, spilled, matrix, launch.options)
 
 
-def _read_cuda(compiled):
+def compile_launch(arch: str, launch: Launch) -> Resources:
+    made = compiled(arch, launch)
+    read = _read_cuda if "cubin" in made.asm else _read_amd
+    registers, spilled, matrix = read(made)
+    return Resources(launch.kernel.fn.__name__, arch, made.metadata.shared, registers, spilled, matrix, launch.options)
+
+
+def _read_cuda(made):
     """From the machine code: registers, accesses to the stack (spills, arrays indexed at run time), the matrix instruction."""
     import triton
 
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
+        file.write(made.asm["cubin"])
         file.flush()
         usage = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True).stdout
         registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", usage).groups()
@@ -104,14 +109,14 @@ def _read_cuda(compiled):
         if int(stack):  # of which a few bytes may be reserved and never touched
             code = subprocess.run([tool, "-sass", file.name], capture_output=True, text=True, check=True).stdout
             spilled = len(re.findall(r"\b(?:STL|LDL)\b", code))
-    ptx = compiled.asm["ptx"]
+    ptx = made.asm["ptx"]
     matrix = next((name for name in ("wgmma", "tcgen05", "mma") if f"{name}.mma_async" in ptx or f"{name}.mma" in ptx or
                    (name == "mma" and "mma.sync" in ptx)), "")
     return int(registers), spilled, matrix
 
 
-def _read_amd(compiled):
-    text = compiled.asm["amdgcn"]
+def _read_amd(made):
+    text = made.asm["amdgcn"]
     registers = int(re.search(r"\.vgpr_count:\s+(\d+)", text)[1])
     spilled = int(re.search(r"\.vgpr_spill_count:\s+(\d+)", text)[1])
     return registers, spilled, "mfma" if "v_mfma" in text else ""

@@ -73,11 +73,11 @@ def _device(index: int) -> Device:
 def refusal(tensor: torch.Tensor) -> str | None:
     """Why no kernel can run where this tensor is, or None."""
     kind = tensor.device.type
-    if kind == "meta":
-        return None if recording is not None else "the tensors are on the meta device, which holds no values"
+    if kind == "meta" and recording is None:
+        return "the tensors are on the meta device, which holds no values"
     if kind == "cpu":
         return None if interpreted() else "the tensors are on the CPU, where Triton's kernels run only under TRITON_INTERPRET=1"
-    if kind != "cuda":
+    if kind not in ("cuda", "meta"):
         return f"the tensors are on {kind}; the rule is a CUDA device (or ROCm's, which torch calls cuda)"
     device = of(tensor)
     if device.cuda and device.capability < 80:

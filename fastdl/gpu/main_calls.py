@@ -22,9 +22,7 @@ def _last(n, *sizes, dtype=BFLOAT):
 
 
 def _both(y):
-    """The operator's forward and backward kernels; the latter for one architecture, which bounds the time that this takes."""
-    if device.recording.arch != "sm_90":
-        return
+    """The operator's forward and backward kernels."""
     outputs = [t for t in (y if isinstance(y, tuple) else (y,)) if t.requires_grad]
     torch.autograd.backward(outputs, [torch.empty_like(t) for t in outputs])
 
@@ -46,6 +44,10 @@ CALLS = {
     "matmul f16, batched": lambda: F.matmul(_t(64, 1024, 128, dtype=HALF), _t(64, 128, 1024, dtype=HALF)),
     "linear bf16, bias, gelu": lambda: _both(F.linear(_t(4096, 4096), _t(4096, 4096), _t(4096), activation="gelu")),
     "conv 3x3 bf16": lambda: _both(F.conv2d(_last(32, 256, 28, 28), _last(256, 256, 3, 3), _t(256), padding=1, activation="relu")),
+    "conv 3x3 bf16, 2x2 max-pool": lambda: F.conv2d_max_pool2d(_last(32, 64, 56, 56).detach(), _last(128, 64, 3, 3).detach(),
+                                                               _t(128, grad=False), padding=1, activation="relu"),
+    "conv 5x5 f32, 2x2 max-pool": lambda: F.conv2d_max_pool2d(_t(64, 1, 28, 28, dtype=SINGLE, grad=False),
+                                                              _t(32, 1, 5, 5, dtype=SINGLE, grad=False)),
     "conv 3x3 f16, stride 2": lambda: _both(F.conv2d(_last(32, 256, 56, 56, dtype=HALF), _last(512, 256, 3, 3, dtype=HALF), stride=2,
                                                      padding=1)),
     "conv 1x1 bf16": lambda: _both(F.conv2d(_last(32, 256, 56, 56), _last(64, 256, 1, 1))),
@@ -62,6 +64,10 @@ CALLS = {
     "gru f16, hidden 128": lambda: _rnn(F.gru, 128, HALF, gates=3)(),
     "rnn_tanh f32, hidden 128": lambda: _rnn(F.rnn_tanh, 128, SINGLE)(),
     "lstm f16, hidden 512": lambda: _rnn(F.lstm, 512, HALF, states=2, gates=4)(),
+    "lstm bf16, hidden 2048, both directions": lambda: _rnn(F.lstm, 2048, BFLOAT, states=2, gates=4, directions=2)(),
+    "gru bf16, two layers with dropout": lambda: _both(F.gru(_t(2, 16, 64), None, [
+        _t(*s) for s in ((192, 64), (192, 64), (192,), (192,)) * 2], True, 2, 0.5, True, seed=1)[:1]),
+    "rnn_tanh f32, hidden 512": lambda: _rnn(F.rnn_tanh, 512, SINGLE)(),
     "gru bf16, hidden 1024": lambda: _rnn(F.gru, 1024, BFLOAT, gates=3)(),
     "softmax bf16": lambda: _both(F.softmax(_t(8192, 8192), 1)),
     "log_softmax bf16, 128k classes": lambda: _both(F.log_softmax(_t(1024, 131072), 1)),
@@ -78,5 +84,5 @@ CALLS = {
 }
 
 # those whose time is that of matrix products
-MATRIX = {"conv 3x3 bf16", "conv 3x3 f16, stride 2", "conv 1x1 bf16", "conv_transpose 5x5 bf16, stride 2",
+MATRIX = {"conv 3x3 bf16", "conv 3x3 f16, stride 2", "conv 1x1 bf16", "conv_transpose 5x5 bf16, stride 2", "conv 3x3 bf16, 2x2 max-pool",
           "matmul bf16", "matmul f16, batched", "linear bf16, bias, gelu"}

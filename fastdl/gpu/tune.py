@@ -65,6 +65,18 @@ def _conv_weights(c, k, size, kernel, batch=32):
     return make
 
 
+def _recurrent(hidden, batch, backward, steps=32):
+    def make(where):
+        w = [_randn(4 * hidden, n, where=where) * hidden**-0.5 for n in (hidden, hidden)] + [_randn(4 * hidden, where=where)] * 2
+        x = _randn(steps, batch, hidden, where=where).requires_grad_(backward)
+        if not backward:
+            return lambda: F.lstm(x, None, w)[0]
+        y = F.lstm(x, None, w)[0]
+        g = torch.randn_like(y)
+        return lambda: torch.autograd.grad(y, x, g, retain_graph=True)[0]
+    return make
+
+
 def problems() -> list[Problem]:
     found = []
     for n in (1024, 2048, 4096, 8192):
@@ -85,6 +97,11 @@ def problems() -> list[Problem]:
     for c, size in ((64, 56), (128, 28), (256, 14), (512, 7)):
         bounds = {"n": _around(c), "c": _around(c), "taps": [9, 9], "bytes": [2, 2]}
         found.append(Problem("weight_gradient", bounds, _conv_weights(c, c, size, 3)))
+    for hidden in (256, 512, 1024, 2048):
+        for batch in (1, 16, 64, 256):
+            bounds = {"batch": [batch // 2 + 1, max(2 * batch, 8)], "hidden": _around(hidden), "bytes": [2, 2]}
+            found.append(Problem("advance", bounds, _recurrent(hidden, batch, False)))
+            found.append(Problem("retreat", bounds, _recurrent(hidden, batch, True)))
     return found
 
 
@@ -98,14 +115,23 @@ CANDIDATES = {
     "correlate": _grid(BM=[64, 128], BN=[64, 128, 256], BK=[32, 64], GROUP=[8], MAX_SPLITS=[1, 8], num_warps=[4, 8], num_stages=[3, 4]),
     "correlate_by_tiles": [{"use": 0}] + _grid(BM=[64, 128, 256], BN=[64, 128, 256], BK=[64], GROUP=[8], num_warps=[4, 8],
                                                num_stages=[3, 4]),
+    "advance": (_grid(BB=[16, 32], BN=[16], BK=[256, 512], RESIDENT=[131072], num_warps=[4, 8], num_stages=[3])
+                + _grid(BB=[16, 64], BN=[16, 32], BK=[64, 128], RESIDENT=[0], num_warps=[4, 8], num_stages=[3, 4])),
+    "retreat": _grid(BB=[16, 32, 64], BN=[16, 32], BK=[64, 128], num_warps=[4, 8], num_stages=[3, 4]),
     "weight_gradient": _grid(BM=[64, 128], BN=[64, 128], BK=[32, 64], MAX_SPLITS=[16, 64], num_warps=[4, 8], num_stages=[2, 3]),
 }
 
 
 def microseconds(call, flush: torch.Tensor, budget=0.05) -> float:
-    """The median time of a call by the GPU's own clock, with nothing of its data in the L2 cache."""
+    """The median time of a call by the GPU's own clock, with nothing of its data in the L2 cache.
+
+    The GPU is kept busy while the host gets the call's launches on their way, so that a short kernel's time is not the host's.
+    """
+    sleep = getattr(torch.cuda, "_sleep", lambda cycles: None)
+
     def once():
         flush.zero_()
+        sleep(500_000)  # cycles: about 0.3 ms
         start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
         call()
@@ -115,7 +141,7 @@ def microseconds(call, flush: torch.Tensor, budget=0.05) -> float:
     for _ in range(3):
         start, stop = once()
     torch.cuda.synchronize()
-    repeats = max(5, min(200, int(budget * 1e3 / max(start.elapsed_time(stop), 1e-3))))
+    repeats = max(5, min(100, int(budget * 1e3 / max(start.elapsed_time(stop), 1e-3))))
     events = [once() for _ in range(repeats)]
     torch.cuda.synchronize()
     return 1e3 * statistics.median(a.elapsed_time(b) for a, b in events)
@@ -131,7 +157,7 @@ def best(problem: Problem, where, measure, candidates=None) -> dict | None:
             try:
                 got = call().float()
             except Exception as error:  # too much shared memory, too many registers: Triton's own errors, of no common class
-                if not type(error).__module__.startswith("triton"):
+                if not type(error).__module__.startswith("triton") and "PassManager" not in str(error):
                     raise
                 continue
             if not (got - want).norm() <= 0.02 * want.norm():

@@ -1,4 +1,4 @@
-"""Layers: torch.nn's names, constructor arguments and ``state_dict()`` keys, over numpy arrays.
+"""Layers: torch.nn's names, constructor arguments and ``state_dict()`` keys, over numpy arrays or, after ``model.to("cuda")``, tensors.
 
     model = nn.Sequential(nn.Linear(784, 128, activation="relu"), nn.Linear(128, 10))
     y = model(x)                     # inference

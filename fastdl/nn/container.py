@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .fusion import fused
-from .module import Module
+from .module import Module, is_tensor
 
 
 class Sequential(Module):
@@ -48,7 +48,7 @@ class Sequential(Module):
         setattr(self, self._names[index], layer)
 
     def forward(self, x):
-        for layer, options in fused(self):
+        for layer, options in fused(self, pool=is_tensor(x)):
             x = layer(x, **options)
         return x
 

@@ -8,7 +8,7 @@ from .. import check
 from ..ops.activation import check_activation
 from ..ops.conv.geometry import conv_params, read_padding
 from . import init
-from .module import OperatorLayer
+from .module import OperatorLayer, is_tensor
 
 _PAD_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}  # torch's names and numpy's
 
@@ -89,7 +89,10 @@ class _Conv(_ConvBase):
     def _pad(self, x):
         """x with borders of its own values, and the pullback of that."""
         name, n = type(self).__name__, self.ndim
-        x = check.array(name, "input", x, (n + 1, n + 2))
+        if is_tensor(x):
+            check.rank(name, "input", tuple(x.shape), (n + 1, n + 2))
+        else:
+            x = check.array(name, "input", x, (n + 1, n + 2))
         padding = read_padding(name, self.padding, n)
         pairs = conv_params(name, x.shape[-n:], self.kernel_size, self.stride, padding, self.dilation, 1, None, "auto").padding[-n:]
         room = {"reflect": lambda size: size - 1, "circular": lambda size: size}.get(self.padding_mode)
@@ -97,6 +100,8 @@ class _Conv(_ConvBase):
             if room and max(pair) > room(size):
                 raise ValueError(f"{name}: padding {pair} is more than a {self.padding_mode} border of {size} cells can be ({room(size)})")
         mode = _PAD_MODES[self.padding_mode]
+        if is_tensor(x):
+            return self._pad_tensor(x, pairs)
         padded = np.pad(x, ((0, 0),) * (x.ndim - n) + tuple(pairs), mode=mode)
 
         def pullback(grad):
@@ -111,6 +116,17 @@ class _Conv(_ConvBase):
             return grad
 
         return padded, pullback
+
+    def _pad_tensor(self, x, pairs):
+        import torch
+
+        flat = [n for pair in reversed(pairs) for n in pair]
+        given = x.detach().requires_grad_(x.is_floating_point())
+        with torch.enable_grad():
+            whole = given if x.ndim == self.ndim + 2 else given[None]  # torch takes unbatched images for some of the modes only
+            padded = torch.nn.functional.pad(whole, flat, mode=self.padding_mode)
+            padded = padded if x.ndim == self.ndim + 2 else padded[0]
+        return padded.detach(), lambda grad: torch.autograd.grad(padded, given, grad, retain_graph=True)[0]
 
 
 class Conv1d(_Conv):

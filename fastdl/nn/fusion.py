@@ -1,10 +1,15 @@
-"""Layers that a Sequential runs as one: an activation goes into the last step of the convolution or linear layer before it."""
+"""Layers that a Sequential runs as one.
+
+An activation goes into the last step of the convolution or linear layer before it; on a GPU, a 2 x 2 max-pool does so as well where
+no gradient is asked for.
+"""
 
 from __future__ import annotations
 
 from .activation import ELU, LeakyReLU, ReLU, Sigmoid, Tanh
 from .conv import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from .linear import Linear
+from .pool import MaxPool2d
 
 _enabled = True
 
@@ -38,14 +43,22 @@ _ACTIVATIONS = {
 _TAKING = (Linear, Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d)
 
 
-def fused(layers) -> list[tuple]:
-    """(layer, options of its call) for each step."""
+def fused(layers, pool: bool = False) -> list[tuple]:
+    """(layer, options of its call) for each step. pool: whether a pooling may go into a convolution."""
     steps = []
     for layer in layers:
         activation = _ACTIVATIONS.get(type(layer)) if _enabled else None
         before, options = steps[-1] if steps else (None, {})
         if activation and not options and type(before) in _TAKING and before.activation is None:
             steps[-1] = (before, {"activation": activation(layer)})
+        elif pool and _enabled and "pool" not in options and type(before) is Conv2d and _is_two_by_two(layer):
+            steps[-1] = (before, {**options, "pool": True})
         else:
             steps.append((layer, {}))
     return steps
+
+
+def _is_two_by_two(layer) -> bool:
+    pairs = (2, (2, 2))
+    return (type(layer) is MaxPool2d and layer.kernel_size in pairs and layer.stride in pairs and layer.padding in (0, (0, 0), "valid")
+            and layer.dilation in (1, (1, 1)) and not layer.ceil_mode and not layer.return_indices)

@@ -9,7 +9,7 @@ import numpy as np
 from .. import check
 from ..ops.activation import check_activation
 from . import init
-from .module import Module, OperatorLayer, Parameter
+from .module import Module, OperatorLayer, Parameter, is_tensor
 
 
 class Linear(OperatorLayer):
@@ -55,7 +55,7 @@ class Reshape(Module):
     """The base of layers that answer the same values in another shape."""
 
     def vjp(self, x):
-        return self.forward(x), lambda dy, needs=True: np.asarray(dy).reshape(x.shape) if needs else None
+        return self.forward(x), lambda dy, needs=True: (dy if is_tensor(dy) else np.asarray(dy)).reshape(x.shape) if needs else None
 
 
 class Flatten(Reshape):
@@ -69,7 +69,8 @@ class Flatten(Reshape):
         first, last = (dimension("Flatten", name, d, x.ndim) for name, d in (("start_dim", self.start_dim), ("end_dim", self.end_dim)))
         if first > last:
             raise ValueError(f"Flatten: start_dim {self.start_dim} comes after end_dim {self.end_dim} in shape {x.shape}")
-        return x.reshape(x.shape[:first] + (math.prod(x.shape[first : last + 1]),) + x.shape[last + 1 :])
+        shape = tuple(x.shape)
+        return x.reshape(shape[:first] + (math.prod(shape[first : last + 1]),) + shape[last + 1 :])
 
     def extra_repr(self):
         return f"start_dim={self.start_dim}, end_dim={self.end_dim}"
@@ -93,7 +94,7 @@ class Unflatten(Reshape):
             sizes = tuple(x.shape[dim] // known if n == -1 else n for n in sizes)
         if math.prod(sizes) != x.shape[dim] or -1 in sizes:
             raise ValueError(f"Unflatten: unflattened_size {self.unflattened_size} does not make up dimension {self.dim} of {x.shape}")
-        return x.reshape(x.shape[:dim] + sizes + x.shape[dim + 1 :])
+        return x.reshape(tuple(x.shape[:dim]) + sizes + tuple(x.shape[dim + 1 :]))
 
     def extra_repr(self):
         return f"dim={self.dim}, unflattened_size={self.unflattened_size}"

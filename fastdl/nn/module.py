@@ -13,6 +13,7 @@ torch's do: call ``model.eval()`` before inference.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import functional as F
+from ..op import _is_torch as is_tensor
 from ..packing import owned
 
 _gradient_lock = threading.Lock()
@@ -40,7 +42,7 @@ if hasattr(os, "register_at_fork"):  # a child must not inherit a lock that a th
 
 
 class Parameter:
-    """An array that training changes.
+    """An array that training changes; a torch tensor once its module was moved to a device (:meth:`Module.to`).
 
     data: a float32 or float64 array, kept contiguous. It is read-only, because kernels keep prepared forms of a weight
     and must learn of every change: assign it (``p.data = values`` copies them), or change it in place by
@@ -50,7 +52,7 @@ class Parameter:
     Raises TypeError where data is not of a float dtype.
     """
 
-    __slots__ = ("_array", "_owner", "_packed", "_view", "grad", "requires_grad")
+    __slots__ = ("_array", "_owner", "_packed", "_tensor", "_view", "grad", "requires_grad")
 
     def __init__(self, data, requires_grad: bool = True):
         data = np.asarray(data)
@@ -61,45 +63,77 @@ class Parameter:
         self.requires_grad = requires_grad
 
     def _own(self, values):
+        self._tensor = None
         self._owner, self._packed, self._array = owned(values)
         self._view = self._array.view()
         self._view.flags.writeable = False
 
+    def to(self, device=None, dtype=None) -> None:
+        """As :meth:`Module.to`."""
+        import torch
+
+        tensor = torch.from_numpy(np.array(self._array)) if self._tensor is None else self._tensor
+        self._tensor = tensor.to(device=device, dtype=dtype)
+        self._owner = self._packed = self._array = self._view = None
+        if self.grad is not None:
+            grad = self.grad if is_tensor(self.grad) else torch.from_numpy(np.array(self.grad))
+            self.grad = grad.to(device=device, dtype=dtype)
+
+    def numpy(self) -> None:
+        """As :meth:`Module.numpy`."""
+        if self._tensor is not None:
+            values = as_array(self._tensor)
+            self._own(values.astype("f4") if values.dtype == np.float16 else values)
+            self.grad = None if self.grad is None else as_array(self.grad)
+
     @property
-    def data(self) -> np.ndarray:
-        return self._view
+    def data(self):
+        return self._view if self._tensor is None else self._tensor
 
     @data.setter
     def data(self, values):
-        values = np.asarray(values)
+        if self._tensor is not None:
+            values = values if is_tensor(values) else self._tensor.new_tensor(np.asarray(values))
+        else:
+            values = np.asarray(values)
         if values.shape != self.shape:
             raise ValueError(f"Parameter: data of shape {values.shape} was assigned to a parameter of {self.shape}")
         with self.edit() as array:
-            np.copyto(array, values, casting="same_kind")
+            if self._tensor is not None:
+                array.copy_(values)
+            else:
+                np.copyto(array, values, casting="same_kind")
 
     @property
-    def packed(self) -> np.ndarray:
+    def packed(self):
         """``data`` with the forms that kernels prepared, for inference (see fastdl.pack)."""
-        return self._packed
+        return self._packed if self._tensor is None else self._tensor
 
     @contextlib.contextmanager
     def edit(self):
         """The array itself, to write to: ``with p.edit() as array: ...``."""
+        if self._tensor is not None:
+            yield self._tensor
+            return
         try:
             yield self._array
         finally:
             self._owner.forms = {}
 
     def __getstate__(self):
-        return np.array(self._array), self.grad, self.requires_grad
+        return np.array(self._array) if self._tensor is None else self._tensor, self.grad, self.requires_grad
 
     def __setstate__(self, state):
         values, self.grad, self.requires_grad = state
-        self._own(values)
+        if is_tensor(values):
+            self._owner = self._packed = self._array = self._view = None
+            self._tensor = values.clone()
+        else:
+            self._own(values)
 
     @property
     def shape(self):
-        return self.data.shape
+        return tuple(self.data.shape)
 
     @property
     def dtype(self):
@@ -107,7 +141,7 @@ class Parameter:
 
     @property
     def size(self):
-        return self.data.size
+        return math.prod(self.shape)
 
     def __repr__(self):
         frozen = "" if self.requires_grad else ", requires_grad=False"
@@ -222,7 +256,7 @@ class Module:
         """Every parameter and buffer by its torch name. The arrays are the model's own, not copies, as in torch: to
         keep a snapshot, copy them. A parameter's is read-only (see Parameter). One that two modules share appears under
         both names."""
-        return {name: value.data if isinstance(value, Parameter) else value for name, value in self._own_state().items()}
+        return {name: data_of(value) for name, value in self._own_state().items()}
 
     def _own_state(self) -> dict:
         """As state_dict, with the Parameters themselves."""
@@ -253,9 +287,9 @@ class Module:
                 problems.append(f"{name} is a {type(state[name]).__name__}, not an array or tensor")
             elif value.shape != target.shape:
                 problems.append(f"{name} has shape {value.shape}, the model's is {target.shape}")
-            elif value.dtype.kind != target.dtype.kind or not np.can_cast(value.dtype, target.dtype):
+            elif not _fits(value.dtype, target):
                 problems.append(f"{name} has dtype {value.dtype}, which does not fit the model's {target.dtype} without loss")
-            elif not isinstance(target, Parameter) and not target.flags.writeable:
+            elif isinstance(target, np.ndarray) and not target.flags.writeable:
                 problems.append(f"{name} is read-only in the model")
             else:
                 values[name] = value
@@ -269,9 +303,40 @@ class Module:
         for name, value in values.items():
             if isinstance(own[name], Parameter):
                 own[name].data = value
+            elif is_tensor(own[name]):
+                own[name].copy_(own[name].new_tensor(value))
             else:
                 np.copyto(own[name], value)
         return IncompatibleKeys(missing, unexpected)
+
+    # ---- where it lives
+    def to(self, device=None, dtype=None):
+        """Turn every parameter and buffer into a torch tensor on ``device``, in place; the module.
+
+        It is then called with tensors of that device, forward and by ``vjp``, and kernels of that device serve it: ``"cuda"``,
+        or ``"cpu"`` for tensors that share the CPU's kernels. dtype: a torch dtype for the floats among them (``torch.bfloat16``).
+        Make optimisers afterwards. :meth:`numpy` is the way back.
+        """
+        for module in self.modules():
+            for value in vars(module).values():
+                if isinstance(value, Parameter):
+                    value.to(device, dtype)
+            for name in module._buffers:
+                if (value := getattr(module, name)) is not None:
+                    setattr(module, name, _to(value, device, dtype))
+        return self
+
+    def numpy(self):
+        """Turn every parameter and buffer back into an array (float16 and bfloat16 into float32), in place; the module."""
+        for module in self.modules():
+            for value in vars(module).values():
+                if isinstance(value, Parameter):
+                    value.numpy()
+            for name in module._buffers:
+                if is_tensor(value := getattr(module, name)):
+                    value = as_array(value)
+                    setattr(module, name, value.astype("f4") if value.dtype == np.float16 else value)
+        return self
 
     def train(self, mode: bool = True):
         """Put this module and all below it into training mode (or out of it)."""
@@ -303,7 +368,8 @@ class Module:
 class OperatorLayer(Module):
     """A layer that maps one array through one operator: it names the operator and says with what.
 
-    A call's keyword arguments are further options of the operator (what a Sequential fuses into it).
+    A call's keyword arguments are further options of the operator (what a Sequential fuses into it); with ``pool``, the operator
+    that ends in a 2 x 2 max-pool is called.
     """
 
     operator: str  # its name in fastdl.functional
@@ -313,18 +379,19 @@ class OperatorLayer(Module):
         Parameter only), and options."""
         return (), {}
 
-    def forward(self, x, *extra, **more):
+    def forward(self, x, *extra, pool=False, **more):
         positional, options = self.arguments(x, *extra)
         if more:
             options = {**options, **more}
-        return getattr(F, self.operator)(x, *map(packed_of, positional), **options)
+        operator = f"{self.operator}_max_pool2d" if pool else self.operator
+        return getattr(F, operator)(x, *map(packed_of, positional), **options)
 
     def vjp(self, x, *extra, **more):
         positional, options = self.arguments(x, *extra)
         if more:
             options = {**options, **more}
         y, operator_pullback = getattr(F, self.operator).vjp(x, *map(data_of, positional), **options)
-        tensors = [a for a in positional if a is None or isinstance(a, (Parameter, np.ndarray))]  # one gradient for each
+        tensors = [a for a in positional if a is None or isinstance(a, (Parameter, np.ndarray)) or is_tensor(a)]  # one gradient for each
 
         def pullback(dy, needs=True):
             wanted = (needs, *wants_gradient(tensors))
@@ -335,6 +402,21 @@ class OperatorLayer(Module):
             return dx
 
         return y, pullback
+
+
+def _to(value, device, dtype):
+    """A buffer as a tensor; dtype is for floats."""
+    import torch
+
+    tensor = value if is_tensor(value) else torch.from_numpy(np.array(value))
+    return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+
+
+def _fits(dtype, target) -> bool:
+    """Whether values of a numpy dtype can be copied into a parameter or buffer: without loss, or into a tensor of the same kind."""
+    if is_tensor(data := data_of(target)):
+        return dtype.kind == ("f" if data.is_floating_point() else "i")
+    return dtype.kind == target.dtype.kind and np.can_cast(dtype, target.dtype)
 
 
 def data_of(value):
@@ -355,6 +437,8 @@ def accumulate(parameters, gradients, *others) -> None:
     A first gradient is kept as it is, without a copy, unless its memory is also one of ``others`` (arrays, or tuples of
     them, that the caller goes on using) or another parameter's gradient: a later ``+=`` would write to both.
     """
+    if any(is_tensor(gradient) for gradient in gradients):
+        return _accumulate_tensors(parameters, gradients, others)
     taken = {id(_owner(a)) for o in others for a in (o if isinstance(o, (tuple, list)) else (o,)) if a is not None}
     fresh = []
     for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -370,6 +454,20 @@ def accumulate(parameters, gradients, *others) -> None:
                 parameter.grad = gradient
             else:
                 parameter.grad += gradient
+
+
+def _accumulate_tensors(parameters, gradients, others):
+    taken = {t.untyped_storage().data_ptr() for o in others for t in (o if isinstance(o, (tuple, list)) else (o,)) if is_tensor(t)}
+    with gradient_lock():
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is None or not isinstance(parameter, Parameter):
+                continue
+            if parameter.grad is not None:
+                parameter.grad += gradient
+                continue
+            memory = gradient.untyped_storage().data_ptr()
+            parameter.grad = gradient.clone() if memory in taken or 0 in gradient.stride() else gradient
+            taken.add(memory)
 
 
 def _owner(array):

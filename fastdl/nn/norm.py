@@ -6,7 +6,7 @@ import numpy as np
 
 from .. import check
 from . import init
-from .module import OperatorLayer, Parameter, gradient_lock
+from .module import OperatorLayer, Parameter, gradient_lock, is_tensor
 
 
 def _affine(shape, weight: bool, bias: bool, dtype):
@@ -31,7 +31,10 @@ class _BatchNorm(OperatorLayer):
         self.register_buffer("num_batches_tracked", np.array(0, np.int64) if track_running_stats else None)
 
     def arguments(self, x, statistics=None):
-        check.array(type(self).__name__, "input", x, self.ndims)
+        if is_tensor(x):  # the operator checks the rest
+            check.rank(type(self).__name__, "input", tuple(x.shape), self.ndims)
+        else:
+            check.array(type(self).__name__, "input", x, self.ndims)
         if self.training or self.running_mean is None:
             return (*(statistics or (None, None)), self.weight, self.bias), {"training": True, "eps": self.eps, "momentum": 1.0}
         return (self.running_mean, self.running_var, self.weight, self.bias), {"eps": self.eps}
@@ -52,6 +55,8 @@ class _BatchNorm(OperatorLayer):
         """Where the operator writes this batch's mean and variance (a momentum of 1 makes them just that)."""
         if not self.training or self.running_mean is None:
             return None
+        if is_tensor(self.running_mean):
+            return self.running_mean.new_zeros(self.num_features), self.running_var.new_zeros(self.num_features)
         return np.zeros_like(self.running_mean), np.zeros_like(self.running_var)
 
     def _track(self, x, statistics):
@@ -60,7 +65,7 @@ class _BatchNorm(OperatorLayer):
             return
         with gradient_lock():
             self.num_batches_tracked += 1
-            if x.size:
+            if 0 not in x.shape:
                 momentum = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
                 for running, new in zip((self.running_mean, self.running_var), statistics, strict=True):
                     running *= 1 - momentum

@@ -9,7 +9,7 @@ import numpy as np
 from .. import check
 from .. import functional as F
 from . import init
-from .module import Module, accumulate, wants_gradient
+from .module import Module, accumulate, is_tensor, wants_gradient
 
 
 def _check_needs(layer, needs, given):
@@ -178,11 +178,16 @@ class _Cell(Module):
     def _arguments(self, hx, x):
         parameters = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
         if hx is None:
-            hx = self._zeros(check.array(type(self).__name__, "input", x, (1, 2)))
+            if is_tensor(x):
+                check.rank(type(self).__name__, "input", tuple(x.shape), (1, 2))
+            else:
+                check.array(type(self).__name__, "input", x, (1, 2))
+            hx = self._zeros(x)
         return parameters, (hx, *[None if p is None else p.data for p in parameters])
 
     def _zeros(self, x):
-        return np.zeros((*x.shape[:-1], self.hidden_size), x.dtype)
+        shape = (*x.shape[:-1], self.hidden_size)
+        return x.new_zeros(shape) if is_tensor(x) else np.zeros(shape, x.dtype)
 
     def forward(self, x, hx=None):
         return getattr(F, self.operator)(x, *self._arguments(hx, x)[1])

@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import check
 from ..nn import Parameter
+from ..nn.module import is_tensor
 from .gradients import clip_scale, gradients_norm, scale_gradients
 
 
@@ -32,7 +33,7 @@ def clip_grad_value_(parameters, clip_value) -> None:
     """Clip every gradient's entries to [-clip_value, clip_value]."""
     bound = check.number("clip_grad_value_", "clip_value", clip_value, 0)
     for g in _gradients(parameters):
-        np.clip(g, -bound, bound, out=g)
+        g.clamp_(-bound, bound) if is_tensor(g) else np.clip(g, -bound, bound, out=g)
 
 
 def _gradients(parameters):

@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from .. import op
+from ..op import _is_torch as is_tensor
 
 
 def compiled():
@@ -19,6 +20,10 @@ def compiled():
 
 def gradients_norm(gradients, p=2.0) -> float:
     """The p-norm of all gradients together."""
+    if any(map(is_tensor, gradients)):
+        from .tensors import norm
+
+        return norm(gradients, p)
     if p == math.inf:
         return max((float(np.max(np.abs(g), initial=0)) for g in gradients), default=0.0)
     if p != 2:
@@ -43,6 +48,10 @@ def clip_scale(norm: float, max_norm: float) -> float:
 
 def scale_gradients(gradients, scale: float) -> None:
     """Multiply every gradient in place."""
+    if any(map(is_tensor, gradients)):
+        for g in gradients:
+            g *= scale
+        return
     whole = [g for g in gradients if compiled() is not None and g.flags.c_contiguous and g.flags.writeable and g.dtype.char in "fd"]
     taken = set(map(id, whole))
     for g in gradients:

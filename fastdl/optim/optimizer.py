@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import check
 from ..nn import Parameter
-from ..nn.module import as_array, edit_all
+from ..nn.module import as_array, edit_all, is_tensor
 from .gradients import clip_scale, compiled, gradients_norm
 
 _BLOCK = 1 << 15  # elements: six float32 arrays of 128 KB fit a 1 MB second-level cache, and Python's share of the time is small
@@ -98,8 +98,16 @@ class Optimizer:
                     state = self.state[number] = self.new_state(p, group)
                 state["step"] += 1
                 found.append((p, state))
-            if found:
-                self.update_all(group, found, scale)
+            arrays = [member for member in found if not is_tensor(member[0].data)]
+            if arrays:
+                self.update_all(group, arrays, scale)
+            if len(arrays) < len(found):
+                together = {}  # tensors that one call can take
+                for p, state in found:
+                    if is_tensor(p.data):
+                        together.setdefault((p.dtype, p.data.device, state["step"]), []).append((p, state))
+                for members in together.values():
+                    self.update_tensors(group, members, scale)
 
     def update_all(self, group, members, scale) -> None:
         """One step of each (parameter, state) of a group, the gradients times scale."""
@@ -112,8 +120,15 @@ class Optimizer:
             finally:
                 p.grad = grad
 
+    def update_tensors(self, group, members, scale) -> None:
+        """As update_all, for parameters that are torch tensors, of one dtype, device and age."""
+        raise TypeError(f"{type(self).__name__} defines no update_tensors")
+
     def new_state(self, p, group) -> dict:
-        return {"step": 0, **{name: np.zeros(p.shape, p.dtype) for name in self.required_buffers(group)}}
+        def zeros():
+            return p.data.new_zeros(p.shape) if is_tensor(p.data) else np.zeros(p.shape, p.dtype)
+
+        return {"step": 0, **{name: zeros() for name in self.required_buffers(group)}}
 
     def update(self, group, p, state) -> None:
         """One parameter's step."""
@@ -182,8 +197,11 @@ class Optimizer:
         fresh = {"step": int(entry.get("step", 0))}
         for key in self.buffers:
             if entry.get(key) is not None:
-                fresh[key] = np.array(as_array(entry[key]), dtype=p.dtype, order="C")
-                if fresh[key].shape != p.shape:
+                if is_tensor(p.data):
+                    fresh[key] = p.data.new_tensor(as_array(entry[key]))
+                else:
+                    fresh[key] = np.array(as_array(entry[key]), dtype=p.dtype, order="C")
+                if tuple(fresh[key].shape) != p.shape:
                     raise ValueError(f"{type(self).__name__}: load_state_dict got {key} of shape {fresh[key].shape} "
                                      f"for parameter {number}, whose shape is {p.shape}")
             elif key in self.required_buffers(group):
@@ -234,6 +252,11 @@ class SGD(Optimizer):
         for first, some in by_age.items():
             self.in_one_pass(kernels.sgd, some, ["momentum_buffer"] if momentum else [], group["lr"], momentum, 1 - group["dampening"],
                              group["weight_decay"], scale, bool(momentum), bool(group["nesterov"]), first)
+
+    def update_tensors(self, group, members, scale):
+        from .tensors import sgd
+
+        sgd(group, members, scale)
 
     def update(self, group, p, state):
         lr, momentum, decay = group["lr"], group["momentum"], group["weight_decay"]
@@ -303,6 +326,11 @@ class Adam(Optimizer):
 
         self.in_one_pass(kernels.adam, members, self.required_buffers(group), rates, 1 - beta1, beta2, 1 - beta2, group["eps"],
                          0.0 if self.decoupled else decay, 1 - lr * decay if self.decoupled else 1.0, scale, bool(group["amsgrad"]))
+
+    def update_tensors(self, group, members, scale):
+        from .tensors import adam
+
+        adam(group, members, scale, self.decoupled)
 
     def update(self, group, p, state):
         lr, (beta1, beta2), eps, decay = group["lr"], group["betas"], group["eps"], group["weight_decay"]

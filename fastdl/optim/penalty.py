@@ -6,6 +6,7 @@ import numpy as np
 
 from .. import check
 from ..nn import Parameter
+from ..nn.module import is_tensor
 
 
 class Penalty:
@@ -33,6 +34,9 @@ class Penalty:
 
     def value(self) -> float:
         """The penalty now."""
+        if any(is_tensor(p.data) for p in self.parameters):
+            tensors = [p.data.double() for p in self.parameters]
+            return float(sum(self.l1 * t.abs().sum() + self.l2 / 2 * t.square().sum() for t in tensors))
         arrays = [p.data for p in self.parameters]
         absolute = self.l1 and sum(float(np.abs(a).sum(dtype=np.float64)) for a in arrays)
         squared = self.l2 and sum(float(np.square(a, dtype=np.float64).sum()) for a in arrays)
@@ -44,6 +48,6 @@ class Penalty:
             if p.grad is None:
                 continue
             if self.l1:
-                p.grad += self.l1 * np.sign(p.data)
+                p.grad += self.l1 * (p.data.sign() if is_tensor(p.data) else np.sign(p.data))
             if self.l2:
                 p.grad += self.l2 * p.data

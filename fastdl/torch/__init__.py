@@ -62,6 +62,70 @@ def _call(op, args, kwargs):
     return _tensors(op(*args, **kwargs), arrays)
 
 
+_IN_PLACE = {"running_mean", "running_var"}  # arguments that an operator writes to
+
+
+def flat_vjp(op, args, kwargs):
+    """``(y, pullback)`` of an operator over tensors, as ``op.flat_vjp`` over arrays, by torch.autograd."""
+    leaves = []  # for each of the operator's tensor arguments, flattened: a leaf of the graph, or None
+
+    def leaf(name, v):
+        if isinstance(v, (tuple, list)):
+            return type(v)([leaf(name, e) for e in v])
+        if isinstance(v, torch.Tensor):
+            v = v.detach()
+            if v.is_floating_point() and name not in _IN_PLACE:
+                v.requires_grad_()
+        leaves.append(v if isinstance(v, torch.Tensor) and v.requires_grad else None)
+        return v
+
+    args, kwargs = list(args), dict(kwargs)
+    for i, name in op._positions:
+        if i < len(args):
+            args[i] = leaf(name, args[i])
+        elif name in kwargs:
+            kwargs[name] = leaf(name, kwargs[name])
+        else:
+            leaves.append(None)
+    with torch.enable_grad():
+        y = op(*args, **kwargs)
+    outputs = y if isinstance(y, tuple) else (y,)
+    edges = [torch.autograd.graph.get_gradient_edge(t) if t.requires_grad else None for t in outputs]  # these do not keep y alive
+    forms = [(t.shape, t.dtype, t.device) for t in outputs]
+
+    def pullback(grad, needs=None):
+        if isinstance(y_form, tuple) and (not isinstance(grad, (tuple, list)) or len(grad) != len(forms)):
+            raise TypeError(f"{op.name}: the output is a tuple of {len(forms)}, so the pullback takes one of as many "
+                            "(None where there is no gradient)")
+        given = [(edge, _gradient_of_output(op.name, g, *form))
+                 for edge, g, form in zip(edges, grad if isinstance(y_form, tuple) else (grad,), forms, strict=True)
+                 if edge is not None and g is not None]
+        wanted = [i for i, v in enumerate(leaves) if v is not None and (needs is None or needs[i])]
+        found = [None] * len(leaves)
+        if given and wanted:
+            answers = torch.autograd.grad([edge for edge, _ in given], [leaves[i] for i in wanted], [g for _, g in given],
+                                          retain_graph=True, allow_unused=True)
+            for i, g in zip(wanted, answers, strict=True):
+                found[i] = g
+        return tuple(found)
+
+    y_form = (None,) if isinstance(y, tuple) else None
+    return tuple(t.detach() for t in y) if isinstance(y, tuple) else y.detach(), pullback
+
+
+def _gradient_of_output(name, grad, shape, dtype, device):
+    """The gradient given to a pullback as a tensor of the output's form; a number stands for a constant one."""
+    if isinstance(grad, np.ndarray) and grad.ndim:
+        raise TypeError(f"{name}: the pullback takes a torch tensor, got a numpy array")
+    if not isinstance(grad, torch.Tensor):
+        return torch.full(shape, float(grad), dtype=dtype, device=device)
+    if grad.ndim == 0 and shape:
+        return grad.to(dtype).expand(shape)
+    if grad.shape != shape:
+        raise ValueError(f"{name}: the gradient given to the pullback has shape {tuple(grad.shape)}, the output has {tuple(shape)}")
+    return grad.to(dtype)
+
+
 class _Call(NamedTuple):
     op: Any
     args: tuple

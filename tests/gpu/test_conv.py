@@ -148,3 +148,63 @@ def test_beyond_two_to_the_31_elements():
     axes = triton_correlate.convolution_axes(params, (1, 1, 2))
     got = [triton_correlate.run(t[:, :, None], w[:, :, None], params.out, axes, 1, reduce_over=1)[0] for t in (apart, near)]
     assert torch.equal(*got) and fastdl.current_backend() == "triton"
+
+
+@pytest.mark.parametrize("layout,dtype", [("contiguous", torch.float32), ("channels_last", torch.float32), ("channels_last", torch.float16),
+                                          ("contiguous", torch.bfloat16)])
+@pytest.mark.parametrize("x,w,options", [((2, 16, 5, 7), (8, 16, 3, 3), {"padding": 1}), ((2, 20, 4, 6), (5, 20, 1, 1), {}),
+                                         ((1, 3, 11, 8), (6, 3, 5, 5), {"stride": 2, "padding": 2}),
+                                         ((1, 12, 5, 5), (6, 6, 2, 3), {"groups": 2}), ((1, 6, 6, 6), (6, 1, 3, 3), {"groups": 6})])
+def test_max_pool_in_the_last_step(x, w, options, dtype, layout):
+    """By boxes and by pointers, with odd sizes, whose last row and column count for nothing; and by two kernels for a gradient."""
+    arrays = [randn(*x), randn(*w), randn(w[0])]
+    n = torch.Size(w[1:]).numel()
+
+    def theirs(x, w, b):
+        return TF.max_pool2d(TF.leaky_relu(TF.conv2d(x, w, b, **options), -0.5), 2)
+
+    more = {**options, "activation": ("leaky_relu", -0.5)}
+    y = check(F.conv2d_max_pool2d, theirs, arrays, more, torch_options={}, n=n, dtype=dtype, layout=layout, gradients=False)
+    if layout == "channels_last":
+        assert y.movedim(1, -1).is_contiguous()
+    if dtype is torch.float32:
+        check(F.conv2d_max_pool2d, theirs, arrays, more, torch_options={}, n=n, layout=layout)
+
+
+def test_a_pooled_maximum_is_nan_where_one_is():
+    x = randn(2, 16, 6, 8)
+    x[0, 3, 2, 5] = float("nan")
+    w = randn(8, 16, 1, 1)
+    for dtype in (torch.float32, torch.float16):
+        y = F.conv2d_max_pool2d(x.to(dtype).to(DEVICE), w.to(dtype).to(DEVICE)).cpu()
+        assert torch.equal(y.isnan(), TF.max_pool2d(TF.conv2d(x, w), 2).isnan()) and y.isnan().sum() == 8
+
+
+def test_a_sequential_pools_in_the_convolution():
+    from fastdl import nn
+    from fastdl.ops.conv import triton_correlate
+
+    net = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(5, 4, 2), nn.MaxPool2d(2, 1)).to(DEVICE)
+    x = randn(2, 3, 9, 8).float().to(DEVICE)
+    calls, original = [], triton_correlate.run
+    triton_correlate.run = lambda *a, **k: calls.append(bool(k.get("pool"))) or original(*a, **k)
+    try:
+        y = net(x)
+    finally:
+        triton_correlate.run = original
+    assert calls == [True, False]
+    with nn.fusion(False):
+        torch.testing.assert_close(y, net(x))
+    torch.testing.assert_close(net.vjp(x)[0], y)
+
+
+@pytest.mark.parametrize("name", ["3x3", "1x1", "stride 2", "few channels", "groups", "depthwise", "3d", "transposed, stride 2",
+                                  "transposed, depthwise"])
+def test_nan_stays_where_its_taps_reach(name):
+    ndim, transposed, x, w, options = CASES[name]
+    ours, theirs = operators(ndim, transposed)
+    x, w = randn(*x), randn(*w)
+    x[(-1, 1) + (2,) * ndim] = float("nan")
+    for dtype in (torch.float32, torch.float16):
+        y = ours(x.to(dtype).to(DEVICE), w.to(dtype).to(DEVICE), **options)
+        assert torch.equal(y.cpu().isnan(), theirs(x, w, **options).isnan())

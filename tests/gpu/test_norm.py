@@ -57,3 +57,14 @@ def test_group_norm(shape, groups, layout, dtype):
           n=shape[2] * 4, dtype=dtype, layout=layout)
     check(lambda x: F.group_norm(x, groups), lambda x: TF.group_norm(x, groups), arrays[:1], kind="transcendental", n=shape[2] * 4,
           dtype=dtype, layout=layout)
+
+
+def test_nan_stays_in_what_is_normalised_together():
+    x = randn(4, 6, 5, 3)
+    x[1, 2, 3, 1] = float("nan")
+    for layout in (lambda t: t, lambda t: t.movedim(1, -1).contiguous().movedim(-1, 1)):
+        given = layout(x.float()).to(DEVICE)
+        for ours, theirs in ((lambda t: F.batch_norm(t, None, None, training=True), lambda t: TF.batch_norm(t, None, None, training=True)),
+                             (lambda t: F.group_norm(t, 3), lambda t: TF.group_norm(t, 3)),
+                             (lambda t: F.layer_norm(t, 3), lambda t: TF.layer_norm(t, (3,)))):
+            assert torch.equal(ours(given).cpu().isnan(), theirs(x).isnan())

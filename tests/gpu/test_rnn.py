@@ -1,10 +1,16 @@
-"""Recurrent networks on a GPU against torch in float64: weights that stay with a program (small hidden sizes) and one launch a step."""
+"""Recurrent networks on a GPU against torch in float64.
 
+Rows that go through a sequence by themselves (small hidden sizes), programs that wait for one another, and a launch a step.
+"""
+
+import numpy as np
 import pytest
 import torch
 from cases import DEVICE, DTYPES, NAMES, check, randn
 
+import fastdl
 import fastdl.functional as F
+from fastdl.gpu import configs
 
 GATES = {"rnn_tanh": 1, "rnn_relu": 1, "gru": 3, "lstm": 4}
 
@@ -37,6 +43,51 @@ def run(mode, steps=3, batch=5, features=7, hidden=9, layers=1, directions=1, bi
 @pytest.mark.parametrize("directions", [1, 2])
 def test_one_layer(mode, directions, hidden, batch):
     run(mode, hidden=hidden, batch=batch, directions=directions)
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="on a GPU every test of large hidden states runs so")
+@pytest.mark.parametrize("resident", [0, 1 << 30])
+@pytest.mark.parametrize("mode", GATES)
+def test_programs_wait_for_one_another(mode, resident, monkeypatch):
+    """One launch for all steps: several programs a row of the batch, two parts of it, both directions, rows left over."""
+    from concurrent_programs import programs_at_once
+
+    from fastdl.ops.rnn import triton_backend
+
+    monkeypatch.setattr(triton_backend, "_programs_at_once", lambda where: 8)
+    plans = []
+    plan = triton_backend._plan
+    monkeypatch.setattr(triton_backend, "_plan", lambda *a: plans.append(plan(*a)) or plans[-1])
+    blocks = dict(BB=16, BN=16, BK=16, num_warps=4, num_stages=1)
+    with configs.use("advance", **blocks, RESIDENT=resident), configs.use("retreat", **blocks), programs_at_once():
+        run(mode, hidden=20, batch=50, directions=2)
+    assert [p.grid for p in plans] == [(2, 2, 2)] * 2 and all(p.options["ONE_LAUNCH"] for p in plans)
+    assert plans[0].options["RESIDENT"] is bool(resident)
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="by the interpreter's threads")
+@pytest.mark.parametrize("mode", ["gru", "lstm"])
+def test_one_launch_has_the_bits_of_a_launch_a_step(mode, monkeypatch):
+    """With rows of several lengths."""
+    from concurrent_programs import programs_at_once
+
+    from fastdl.ops.rnn import triton_backend
+
+    blocks = dict(BB=16, BN=16, BK=16, num_warps=4, num_stages=1)
+    p = [w.float() for w in parameters(mode, 4, 20, directions=2)]
+
+    def answers(at_once):
+        monkeypatch.setattr(triton_backend, "_programs_at_once", lambda where: at_once)
+        x = randn(4, 18, 4).float().requires_grad_()
+        y = getattr(F, mode)(x, None, p, bidirectional=True, lengths=[4] * 3 + [2] * 10 + [1] * 5)[0]
+        y.backward(randn(*y.shape).float())
+        return y.detach(), x.grad
+
+    with configs.use("advance", **blocks, RESIDENT=0), configs.use("retreat", **blocks):
+        by_steps = answers(0)
+        with programs_at_once():
+            at_once = answers(8)
+    assert all(torch.equal(a, b) for a, b in zip(by_steps, at_once, strict=True))
 
 
 @pytest.mark.parametrize("mode", GATES)
@@ -127,18 +178,50 @@ def test_gradients_of_some_outputs_only(mode):
         torch.testing.assert_close(x.grad.cpu().double(), x64.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_dropout_draws_what_the_cpu_draws():
-    import fastdl
-
-    p = [w.float() for w in parameters("rnn_tanh", 4, 6, layers=2)]
-    x = randn(3, 2, 4).float()
-    got = F.rnn_tanh(x.to(DEVICE), None, [w.to(DEVICE) for w in p], True, 2, 0.5, True, seed=3)[0]
+@pytest.mark.parametrize("rate,seed,hidden", [(0.5, 3, 6), (0.3, 2**63 + 11, 7), (1.0, 0, 5)])
+def test_dropout_draws_what_the_cpu_draws(rate, seed, hidden):
+    """Between three layers of both directions, and in their gradients."""
+    p = [w.float() for w in parameters("rnn_tanh", 4, hidden, layers=3, directions=2)]
+    x = randn(5, 3, 4).float()
+    ours, theirs = [w.to(DEVICE) for w in p], [w.numpy() for w in p]
+    mine = x.clone().to(DEVICE).requires_grad_()
+    got = F.rnn_tanh(mine, None, ours, True, 3, rate, True, True, seed=seed)[0]
+    g = randn(*got.shape).float()
+    got.backward(g.to(DEVICE))
     with fastdl.use_backend("reference"):
-        want = F.rnn_tanh(x.numpy(), None, [w.numpy() for w in p], True, 2, 0.5, True, seed=3)[0]
-    torch.testing.assert_close(got.cpu(), torch.from_numpy(want), rtol=1e-4, atol=1e-6)
+        (want, _), pullback = fastdl.vjp(F.rnn_tanh, x.numpy(), None, theirs, True, 3, rate, True, True, seed=seed)
+        dx, *_ = pullback((g.numpy(), None))
+    torch.testing.assert_close(got.detach().cpu(), torch.from_numpy(want), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(mine.grad.cpu(), torch.from_numpy(dx), rtol=1e-4, atol=1e-6)
+
+
+def test_a_layer_s_dropout():
+    """The very numbers: words' halves, from the middle of a counter on."""
+    from fastdl.ops.rnn.layout import RNNParams, dropout_kept
+    from fastdl.ops.rnn.triton_dropout import dropped
+
+    params = RNNParams("gru", 4, 1, 11, 0, True, 1, False, True, False, None, None, 0.4, 12345)
+    for layer, kept in enumerate(dropout_kept(params, 5, 3)[:3]):
+        got = dropped(torch.ones(5, 3, 11, device=DEVICE), layer, params)
+        torch.testing.assert_close(got.cpu(), torch.from_numpy(kept / np.float32(0.6)))
 
 
 def test_what_is_not_served_is_said():
     p = [w.float().to(DEVICE) for w in parameters("gru", 4, 6)]
     with pytest.raises(ValueError, match="linear_before_reset is False"):
         F.gru(randn(3, 2, 4).float().to(DEVICE), None, p, linear_before_reset=False)
+
+
+@pytest.mark.parametrize("mode", GATES)
+@pytest.mark.parametrize("hidden", [9, 20])
+def test_nan_stays_in_its_row(mode, hidden):
+    """From its step on; of the gradients, that row's."""
+    p = [w.float().to(DEVICE) for w in parameters(mode, 4, hidden)]
+    x = randn(4, 3, 4).float()
+    x[2, 1, 0] = float("nan")
+    x = x.to(DEVICE).requires_grad_()
+    y = getattr(F, mode)(x, None, p)[0]
+    found = y.detach().cpu().isnan()
+    assert found[2:, 1].all() and found.sum() == 2 * hidden
+    y.backward(torch.ones_like(y))
+    assert x.grad[:, [0, 2]].isfinite().all() and (mode == "rnn_relu" or x.grad[2:, 1].isnan().any())

@@ -5,7 +5,9 @@ from __future__ import annotations
 from ... import check
 from ...op import Call, operator
 from ..activation import check_activation
+from ..pool.geometry import PoolParams
 from .geometry import ALGORITHMS, conv_params, conv_transpose_params, read_padding
+from .pooled import PooledParams
 
 
 @operator("conv", "conv", "input weight bias")
@@ -57,6 +59,28 @@ def conv3d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, 
     ``((front, back), (top, bottom), (left, right))``.
     """
     return _conv("conv3d", 3, input, weight, bias, stride, padding, dilation, groups, activation, algorithm)
+
+
+@operator("conv", "conv_max_pool", "input weight bias")
+def conv2d_max_pool2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, activation=None, algorithm="auto"):
+    """``max_pool2d(conv2d(...), 2)``, in one pass on a GPU, where the convolution's whole answer never reaches memory.
+
+    Arguments, layouts and what is raised: as :func:`conv2d`. Returns (N, K, H' // 2, W' // 2), an odd last row or column of the
+    convolution's answer left out, as by :func:`max_pool2d`; ValueError where H' or W' is 1. Where a gradient is wanted, and on a CPU,
+    it is one after the other.
+    """
+    call = _conv("conv2d_max_pool2d", 2, input, weight, bias, stride, padding, dilation, groups, activation, algorithm)
+    return Call(call.arrays, *_pooled(call.params, call.shapes))
+
+
+@check.remembered
+def _pooled(params, shapes):
+    (_, *size), ones = params.out, (1, 1, 1)
+    if min(size) < 2:
+        raise ValueError(f"conv2d_max_pool2d: the convolution's answer has {tuple(size)} cells; the rule is at least 2 in each dimension")
+    out = tuple(n // 2 for n in size)
+    pool = PoolParams((1, 2, 2), (1, 2, 2), ((0, 0),) * 3, ones, (1, *out))
+    return PooledParams(params, pool), (*shapes[:-2], *out)
 
 
 @operator("conv", "conv_transpose", "input weight bias")

@@ -10,7 +10,8 @@ from ..activation import activate, needs_input
 from ..layout import empty_like_layout, is_channels_last
 from ..numba_activation import code_of
 from ..pointwise.numba_backend import activation_gradient
-from . import choice
+from ..pool import numba_backend as pool_backend
+from . import choice, pooled
 from .numba_columns import planned as columns
 from .numba_columns import serves as serves_columns
 from .numba_pixels_plan import forward_plan, transposed_plan
@@ -200,3 +201,11 @@ def _activated(z, params, train):
         y = empty_like_layout(z.shape, z.dtype, z)
         y[...] = activate(act, z)
     return y, (y, z if needs_input(act) else None) if train else None
+
+
+def conv_max_pool(arrays, params, train):
+    return pooled.forward(conv, pool_backend.max_pool, arrays, params, train)
+
+
+def conv_max_pool_backward(grad, arrays, saved, params, needs):
+    return pooled.backward(conv_backward, pool_backend.max_pool_backward, grad, arrays, saved, params, needs)

@@ -20,6 +20,8 @@ import numpy as np
 
 from ..activation import activate, activation_gradient, needs_input
 from ..layout import empty_like_layout
+from ..pool import reference as pool_reference
+from . import pooled
 
 
 def conv(arrays, params, train):
@@ -153,3 +155,11 @@ def _finish(z, bias, x, params, train):
 
 def _bias_gradient(dz):
     return _matrix(_group(dz, 1))[0].sum(axis=1)
+
+
+def conv_max_pool(arrays, params, train):
+    return pooled.forward(conv, pool_reference.max_pool, arrays, params, train)
+
+
+def conv_max_pool_backward(grad, arrays, saved, params, needs):
+    return pooled.backward(conv_backward, pool_reference.max_pool_backward, grad, arrays, saved, params, needs)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from ...gpu import device
 from ..activation import needs_input
 from ..matmul.triton_gemm import gemm
+from ..pool import triton_backend as pool_backend
 from ..triton_columns import gradient_of_last_step
 from ..triton_layout import channels_last, in_kind
-from . import triton_correlate, triton_depthwise, triton_tiles, triton_weights
+from . import pooled, triton_correlate, triton_depthwise, triton_tiles, triton_weights
 from .triton_correlate import convolution_axes, transposed_axes
 
 
@@ -41,7 +42,7 @@ def _is_depthwise(x, w, params):
 # Names are a convolution's: x is the side with the padding, y the side that the kernel steps over, one cell a stride.
 def _correlate(x, w, params, out, **last_step):
     """y from x, with bias and activation: (y, z)."""
-    if _is_product(w, params) and x.numel():
+    if _is_product(w, params) and x.numel() and not last_step.get("pool"):
         keep = last_step.pop("keep", False)
         y, z = gemm(_rows(x), w.reshape(w.shape[:2]).mT, keep=keep, tf32=_tf32(), **last_step)
         shape = (x.shape[0], *out, w.shape[0])
@@ -91,6 +92,20 @@ def _forward(kernel, arrays, params, out, train):
     return in_kind(y, given), (x, source) if train else None
 
 
+def conv_max_pool(arrays, params, train):
+    x, w, bias = arrays
+    if train or _is_depthwise(x, w, params.conv):
+        return pooled.forward(conv, pool_backend.max_pool, arrays, params, train)
+    given = x
+    y, _ = _correlate(channels_last(x), w, params.conv, params.conv.out, bias=None if bias is None else bias.contiguous(),
+                      activation=params.conv.activation, pool=True)
+    return in_kind(y, given), None
+
+
+def conv_max_pool_backward(grad, arrays, saved, params, needs):
+    return pooled.backward(conv_backward, pool_backend.max_pool_backward, grad, arrays, saved, params, needs)
+
+
 def _last_step_gradient(grad, source, params, needs):
     """(dz, db) in channels-last memory."""
     grad = channels_last(grad)
@@ -122,5 +137,3 @@ def conv_transpose_backward(grad, arrays, saved, params, needs):
     dz, db = _last_step_gradient(grad, source, params, needs)
     return (in_kind(_correlate(dz, w, params, tuple(x.shape[2:]))[0], given) if needs[0] else None,
             _weight_gradient(dz, x, w, params) if needs[1] else None, db)
-
-

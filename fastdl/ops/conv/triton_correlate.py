@@ -8,7 +8,8 @@ A convolution is that with in_stride = stride and in_step = dilation. Its transp
 cells that leave the same rest when divided by the stride: only the taps that reach them are multiplied, none by zeros.
 
 A tile is BM positions q by BN output channels; the reduction runs over taps and blocks of BK input channels. Where there are few
-input channels, a block spans taps (FLAT).
+input channels, a block spans taps (FLAT). With POOL, positions come in fours, the windows of a 2 x 2 max-pool, of which the largest is
+stored.
 """
 
 from __future__ import annotations
@@ -27,14 +28,31 @@ from ..matmul.triton_kernels import add_splits, tile_of
 
 
 @triton.jit
+def larger(a, b):
+    """The larger; NaN where either is."""
+    return tl.where((a > b) | (a != a), a, b)
+
+
+@triton.jit
+def place(m, qd, qh, qw):
+    """(n, d, h, w) of the m-th cell."""
+    rest = m // qw
+    return (rest // qh // qd).to(tl.int64), rest // qh % qd, rest % qh, m % qw
+
+
+@triton.jit
 def correlate(x, w, y, z, bias, M, C, K, groups, size_d, size_h, size_w, qd, qh, qw,
               xn, xd, xh, xw, wk, wc, wt_d, wt_h, wt_w, yn, yd, yh, yw,
               in_stride_d, in_stride_h, in_stride_w, in_first_d, in_first_h, in_first_w, in_step_d, in_step_h, in_step_w,
               out_stride_d, out_stride_h, out_stride_w, out_first_d, out_first_h, out_first_w, w_first, slope, chunk, tiles, part_size,
               TD: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, FLAT: tl.constexpr, INSIDE: tl.constexpr, EVEN_C: tl.constexpr,
               BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
-              ACT: tl.constexpr, HAS_BIAS: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr, PARTIAL: tl.constexpr):
-    """C and K: input and output channels of a group. INSIDE: no tap leaves x. w_first: the offset of the first tap."""
+              ACT: tl.constexpr, HAS_BIAS: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr, PARTIAL: tl.constexpr,
+              POOL: tl.constexpr):
+    """C and K: input and output channels of a group. INSIDE: no tap leaves x. w_first: the offset of the first tap.
+
+    POOL: qh and qw count windows, M four positions for each.
+    """
     rows, columns = tl.cdiv(M, BM), tl.cdiv(K, BN)
     t = tl.program_id(0)
     split, t = t // tiles, t % tiles
@@ -42,12 +60,10 @@ def correlate(x, w, y, z, bias, M, C, K, groups, size_d, size_h, size_w, qd, qh,
     im, ik = tile_of(t, rows, columns, GROUP)
     m = im * BM + tl.arange(0, BM)
     in_m = m < M
-    at_w = m % qw
-    rest = m // qw
-    at_h = rest % qh
-    rest = rest // qh
-    at_d = rest % qd
-    n = (rest // qd).to(tl.int64)
+    n, at_d, at_h, at_w = place(m // 4 if POOL else m, qd, qh, qw)
+    if POOL:
+        at_h = 2 * at_h + m // 2 % 2
+        at_w = 2 * at_w + m % 2
     d0 = at_d * in_stride_d + in_first_d
     h0 = at_h * in_stride_h + in_first_h
     w0 = at_w * in_stride_w + in_first_w
@@ -114,12 +130,18 @@ def correlate(x, w, y, z, bias, M, C, K, groups, size_d, size_h, size_w, qd, qh,
     else:
         if HAS_BIAS:
             acc += tl.load(bias + group * K + k, mask=in_k, other=0.0).to(tl.float32)[None, :]
+        out = activate(acc, ACT, slope)
+        if POOL:
+            out = tl.reduce(tl.reshape(out, (BM // 4, 4, BN)), 1, larger)
+            window = im * (BM // 4) + tl.arange(0, BM // 4)
+            n, at_d, at_h, at_w = place(window, qd, qh, qw)
+            store = (window * 4 < M)[:, None] & in_k[None, :]
         row = n * yn + (at_d * out_stride_d + out_first_d).to(tl.int64) * yd
         row += (at_h * out_stride_h + out_first_h).to(tl.int64) * yh + (at_w * out_stride_w + out_first_w).to(tl.int64) * yw
         where = row[:, None] + (group * K + k)[None, :]
         if KEEP:
             tl.store(z + where, acc.to(z.dtype.element_ty), mask=store)
-        tl.store(y + where, activate(acc, ACT, slope).to(y.dtype.element_ty), mask=store)
+        tl.store(y + where, out.to(y.dtype.element_ty), mask=store)
 
 
 class Axis(NamedTuple):
@@ -164,15 +186,16 @@ def _phase(out, kernel, stride, before, dilation, rest):
     return Axis(len(range(rest, out, stride)), taps, 1, in_first, -(step * dilation // stride), stride, rest, first or 0, step)
 
 
-def run(x, w, out_size, axes, groups, *, reduce_over, bias=None, activation=None, keep=False, tf32=True):
+def run(x, w, out_size, axes, groups, *, reduce_over, bias=None, activation=None, keep=False, tf32=True, pool=False):
     """(y, z) in channels-last memory: the sums ``axes`` of x (N, C, D, H, W), channels-last, with w (K, C / groups, kd, kh, kw).
 
     reduce_over: 1 where w's second dimension meets x's channels (a convolution), 0 where its first does (the transpose).
-    z, what the activation gets, is None unless ``keep``.
+    z, what the activation gets, is None unless ``keep``. pool: y is the 2 x 2 max-pool of that, without ``keep``.
     """
     n, channels = x.shape[:2]
     outputs = w.shape[0] if reduce_over else w.shape[1] * groups
     where = device.of(x)
+    out_size = (out_size[0], out_size[1] // 2, out_size[2] // 2) if pool else out_size
     y = torch.empty((n, *out_size, outputs), dtype=x.dtype, device=x.device)
     z = torch.empty_like(y) if keep else None
     name, slope = ("none", 0.0) if activation is None else activation
@@ -188,14 +211,16 @@ def run(x, w, out_size, axes, groups, *, reduce_over, bias=None, activation=None
     accuracy = device.precision(x, where, tf32)
     for axis in axes:
         cells, taps = [a.cells for a in axis], [a.taps for a in axis]
-        m = n * math.prod(cells)
+        if pool:
+            cells = [cells[0], cells[1] // 2, cells[2] // 2]
+        m = n * math.prod(cells) * (4 if pool else 1)
         config = dict(configs.pick("correlate", where, m=m, n=out_group, c=per_group, taps=math.prod(taps), bytes=x.element_size()))
         flat = per_group * 2 <= config["BK"] and math.prod(taps) > 1
         steps = cdiv(math.prod(taps) * per_group, config["BK"]) if flat else math.prod(taps) * cdiv(per_group, config["BK"])
         tiles = cdiv(m, config["BM"]) * cdiv(out_group, config["BN"]) * groups
         splits = 1
         most = config.pop("MAX_SPLITS", 1)
-        if len(axes) == 1:  # a phase's cells are not one block of memory, which adding up parts wants
+        if len(axes) == 1 and not pool:  # a phase's cells are not one block of memory, which adding up parts wants
             splits = max(1, min(most, where.multiprocessors // tiles, steps // 4))
         chunk = cdiv(steps, splits)
         splits = max(1, cdiv(steps, chunk or 1))
@@ -209,7 +234,7 @@ def run(x, w, out_size, axes, groups, *, reduce_over, bias=None, activation=None
                *(a.out_stride for a in axis), *(a.out_first for a in axis), w_first, float(slope), chunk, tiles, m * outputs,
                TD=taps[0], TH=taps[1], TW=taps[2], FLAT=flat, INSIDE=inside, EVEN_C=per_group % config["BK"] == 0,
                ACT="none" if partial else name, HAS_BIAS=bias is not None and not partial, KEEP=keep and not partial, PRECISION=accuracy,
-               PARTIAL=partial, **config)
+               PARTIAL=partial, POOL=pool, **config)
         if partial:
             block = configs.pick("add_splits", where)
             launch(add_splits, (cdiv(m, block["BM"]), cdiv(outputs, block["BN"])), x, target, y, z, bias, None, None, None, m, m, outputs,

@@ -18,14 +18,18 @@ from ...gpu import configs, device
 from ...gpu.launch import cdiv, launch
 from ...gpu.math import activate, dot
 from ..matmul.triton_kernels import tile_of
+from .triton_correlate import larger
 
 
 @triton.jit
 def correlate_by_tiles(x, w, y, z, bias, tiles_n, tiles_h, tiles_w, C, K, first_h, first_w, step_h, step_w, slope, programs,
                        TH: tl.constexpr, TW: tl.constexpr, SCATTER: tl.constexpr, BI: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr,
                        BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr, ACT: tl.constexpr, HAS_BIAS: tl.constexpr,
-                       KEEP: tl.constexpr, PRECISION: tl.constexpr):
-    """x (N, H, W, C), y and z (N, H', W', K); w as (its first size, taps * its last). SCATTER: w's first size meets x's channels."""
+                       KEEP: tl.constexpr, PRECISION: tl.constexpr, POOL: tl.constexpr):
+    """x (N, H, W, C), y and z (N, H', W', K); w as (its first size, taps * its last). SCATTER: w's first size meets x's channels.
+
+    POOL: y (N, H' / 2, W' / 2, K), the largest of each window of 2 x 2 positions.
+    """
     BM: tl.constexpr = BI * BH * BW
     rows, columns = tiles_n * tiles_h * tiles_w, tl.cdiv(K, BN)
     blocks = tl.cdiv(C, BK)
@@ -50,12 +54,21 @@ def correlate_by_tiles(x, w, y, z, bias, tiles_n, tiles_h, tiles_w, C, K, first_
             acc += tl.load(bias + k, mask=k < K, other=0.0).to(tl.float32)[None, :]
         if KEEP:
             z.store([n0, h0, w0, k0], acc.to(z.dtype).reshape(BI, BH, BW, BN))
-        y.store([n0, h0, w0, k0], activate(acc, ACT, slope).to(y.dtype).reshape(BI, BH, BW, BN))
+        out = activate(acc, ACT, slope)
+        if POOL:
+            out = tl.reduce(tl.reshape(out, (BM // 2, 2, BN)), 1, larger)
+            out = tl.reduce(tl.reshape(out, (BI * BH // 2, 2, BW // 2, BN)), 1, larger)
+            y.store([n0, h0 // 2, w0 // 2, k0], out.to(y.dtype).reshape(BI, BH // 2, BW // 2, BN))
+        else:
+            y.store([n0, h0, w0, k0], out.to(y.dtype).reshape(BI, BH, BW, BN))
 
 
-def box(n, height, width, positions):
-    """(BI, BH, BW), powers of two whose product is ``positions``, that cover (n, height, width) with the fewest boxes."""
-    powers = [1 << i for i in range(positions.bit_length())]
+def box(n, height, width, positions, least=1):
+    """(BI, BH, BW), powers of two whose product is ``positions``, that cover (n, height, width) with the fewest boxes.
+
+    least: the smallest BH and BW.
+    """
+    powers = [1 << i for i in range(positions.bit_length()) if 1 << i >= least]
     shapes = [(positions // (h * w), h, w) for h, w in product(powers, powers) if h * w <= positions]
     # of equals the squarest: its neighbours share most of what they read
     return min(shapes, key=lambda s: (cdiv(n, s[0]) * cdiv(height, s[1]) * cdiv(width, s[2]), s[0], abs(s[1] - s[2])))
@@ -80,25 +93,27 @@ def config_of(x, w, axes, groups, outputs):
     return config if config.get("use", 1) and x.shape[1] % config["BK"] == 0 else None
 
 
-def run(x, w, axes, outputs, config, *, reduce_over, bias=None, activation=None, keep=False):
+def run(x, w, axes, outputs, config, *, reduce_over, bias=None, activation=None, keep=False, pool=False):
     """(y, z) as triton_correlate.run answers them."""
     where = device.of(x)
     _, high, wide = axes[0]
     n, channels = x.shape[:2]
     name, slope = ("none", 0.0) if activation is None else activation
     config = dict(config)
-    shape = box(n, high.cells, wide.cells, config.pop("BM"))
-    y = torch.empty((n, high.cells, wide.cells, outputs), dtype=x.dtype, device=x.device)
+    window = 2 if pool else 1
+    size = high.cells // window, wide.cells // window
+    shape = box(n, size[0] * window, size[1] * window, config.pop("BM"), window)
+    y = torch.empty((n, *size, outputs), dtype=x.dtype, device=x.device)
     z = torch.empty_like(y) if keep else None
     bn, bk = config["BN"], config["BK"]
     of_x = TensorDescriptor.from_tensor(x[:, :, 0].movedim(1, -1), [*shape, bk])
     of_w = TensorDescriptor.from_tensor(w.movedim(1, -1).reshape(w.shape[0], -1), [bn, bk] if reduce_over else [bk, bn])
-    of_y = TensorDescriptor.from_tensor(y, [*shape, bn])
+    of_y = TensorDescriptor.from_tensor(y, [shape[0], shape[1] // window, shape[2] // window, bn])
     of_z = TensorDescriptor.from_tensor(z, [*shape, bn]) if keep else of_y
-    tiles = [cdiv(size, b) for size, b in zip((n, high.cells, wide.cells), shape, strict=True)]
+    tiles = [cdiv(size, b) for size, b in zip((n, size[0] * window, size[1] * window), shape, strict=True)]
     programs = min(where.multiprocessors, tiles[0] * tiles[1] * tiles[2] * cdiv(outputs, bn))
     launch(correlate_by_tiles, (programs,), x, of_x, of_w, of_y, of_z, bias, *tiles, channels, outputs, high.in_first, wide.in_first,
            high.in_step, wide.in_step, float(slope), programs, TH=high.taps, TW=wide.taps, SCATTER=not reduce_over,
-           BI=shape[0], BH=shape[1], BW=shape[2], ACT=name, HAS_BIAS=bias is not None, KEEP=keep,
+           BI=shape[0], BH=shape[1], BW=shape[2], ACT=name, HAS_BIAS=bias is not None, KEEP=keep, POOL=pool,
            PRECISION=device.precision(x, where), **config)
     return y.movedim(-1, 1)[:, :, None], None if z is None else z.movedim(-1, 1)[:, :, None]

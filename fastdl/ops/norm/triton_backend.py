@@ -86,7 +86,8 @@ def _channel_tiles(x, where, rows, channels):
     """(tile, chunk, parts, column blocks) for a walk over (position, channel)."""
     side_by_side = where[-1] == 1
     tile = dict(configs.pick("channels", device.of(x), side_by_side=int(side_by_side), channels=channels))
-    columns = cdiv(channels, tile["BC"])
+    while (columns := cdiv(channels, tile["BC"])) >= 1 << 16:  # as many as a grid's second dimension can have
+        tile |= dict(BC=2 * tile["BC"], BR=max(16, tile["BR"] // 2))
     parts = max(1, min(cdiv(rows, tile["BR"]), cdiv(4 * device.of(x).multiprocessors, columns)))
     chunk = cdiv(cdiv(rows, tile["BR"]), parts) * tile["BR"]
     return tile, chunk, cdiv(rows, chunk), columns

@@ -1,7 +1,9 @@
 """Recurrent networks on a GPU: one product for the input's share of all steps and directions, then the steps.
 
-A layer's directions run in the same launches. Gradients of the weights are one product each over all steps. Not served, and said
-so: peepholes, projections, and gru with linear_before_reset=False.
+The steps are one launch, for both directions: of programs that know nothing of each other where the weights fit one
+(triton_sequence.py), else of programs that wait for each other after every step (triton_advance.py). Where those could not all run
+at once (hidden states of several thousand units, AMD), every step is a launch. Gradients of the weights are one product each over
+all steps. Not served, and said so: peepholes, projections, and gru with linear_before_reset=False.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from ...gpu.launch import cdiv, launch, power_of_two
 from ..matmul.triton_gemm import gemm
 from ..triton_columns import gradient_of_last_step
 from . import triton_advance, triton_sequence
-from .layout import GATES, Weights, alive, dropout_kept, join, split
+from .layout import GATES, Weights, alive, join, split
+from .triton_dropout import dropped
 
 
 def rnn_supports(arrays, params):
@@ -40,24 +43,63 @@ class Layer(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    resident: bool
+    whole: bool  # a program's rows go through the whole sequence without meeting another's
     grid: tuple
-    blocks: dict
-    constants: dict
+    options: dict
+    steps_a_launch: int | None = None  # None: all of them
 
 
-def _plan(x, batch, hidden, directions, mode):
-    """Which kernel: weights that fit registers and shared memory of a program stay there for the whole sequence."""
+def _plan(kernel, x, batch, hidden, directions, mode):
+    """Which kernel: weights that fit registers and shared memory of a program stay there for the whole sequence.
+
+    kernel: "advance" or "retreat", for the configuration where they do not.
+    """
     where = device.of(x)
     gates = GATES[mode]
     width = max(16, power_of_two(hidden))
-    limits = configs.pick("sequence", where, batch=batch, hidden=hidden)
-    constants = dict(MODE=mode, GATES=gates, R=directions, PRECISION=device.precision(x, where, device.tf32_allowed("rnn")))
+    limits = configs.pick("sequence" if kernel == "advance" else "sequence_backward", where, batch=batch, hidden=hidden)
+    options = dict(MODE=mode, GATES=gates, R=directions, PRECISION=device.precision(x, where, device.tf32_allowed("rnn")))
     if gates * width * width * x.element_size() <= limits["WEIGHTS"]:
-        blocks = dict(BB=limits["BB"], HB=width, num_warps=limits["num_warps"], num_stages=1)
-        return _Plan(True, (cdiv(batch, blocks["BB"]), directions), blocks, constants)
-    blocks = dict(configs.pick("advance", where, batch=batch, hidden=hidden, bytes=x.element_size()))
-    return _Plan(False, (cdiv(batch, blocks["BB"]), cdiv(hidden, blocks["BN"]), directions), blocks, constants)
+        options |= dict(BB=limits["BB"], HB=width, num_warps=limits["num_warps"], num_stages=1)
+        return _Plan(True, (cdiv(batch, options["BB"]), directions), options)
+    sizes = dict(batch=batch, hidden=hidden, bytes=x.element_size(), tiles=cdiv(batch, 16) * cdiv(hidden, 16) * directions)
+    config = dict(configs.pick(kernel, where, **sizes))
+    together = _programs_at_once(where)
+    # the narrower tiles of units, or else the wider, with which all of a row's programs run at the same time
+    widths = [n for n in (config["BN"], 2 * config["BN"]) if cdiv(hidden, n) * directions <= together]
+    width = widths[0] if widths else config["BN"]
+    if width > config["BN"]:
+        config |= dict(BN=width, num_warps=min(8, 2 * config["num_warps"]) if x.element_size() == 2 else config["num_warps"])
+    config["BB"] = min(config["BB"], max(16, power_of_two(batch)))
+    tiles, rows = cdiv(hidden, width), cdiv(batch, config["BB"])
+    parts = min(rows, together // (tiles * directions)) if widths else rows
+    if kernel == "advance":
+        pack = 1 if gates == 1 else 4
+        chunks = power_of_two(cdiv(hidden, config["BK"]))
+        resident = bool(widths) and pack * width * chunks * config["BK"] * x.element_size() <= config["RESIDENT"]
+        config |= dict(PACK=pack, RESIDENT=resident, CHUNKS=chunks if resident else 1)
+        if not resident:
+            config["BK"] = min(config["BK"], 128)  # several of them, with the weights', are on their way at once
+    return _Plan(False, (parts, tiles, directions), options | config | dict(ONE_LAUNCH=bool(widths)), None if widths else 1)
+
+
+def _programs_at_once(where) -> int:
+    """How many programs surely run at the same time, so that they may wait for one another; 0 where they must not.
+
+    The interpreter runs one after another. On AMD's chiplets nobody has tried.
+    """
+    return where.multiprocessors if where.cuda else 1 if where is device.INTERPRETER else 0
+
+
+def _launch_steps(kernel, plan, x, args, steps, *sizes, **options):
+    """All ``steps`` in one launch whose programs wait for one another, or a launch a step."""
+    at_a_time = plan.steps_a_launch or max(steps, 1)
+    counters = None
+    if plan.options["ONE_LAUNCH"]:
+        counters = torch.zeros(32 * plan.grid[0] * plan.grid[2], dtype=torch.int32, device=x.device)
+        options["launch_cooperative_grid"] = device.of(x).cuda
+    for first in range(0, steps, at_a_time):
+        launch(kernel, plan.grid, x, *args, counters, first, first + at_a_time, *sizes, **plan.options, **options)
 
 
 def _together(weights, name):
@@ -100,24 +142,20 @@ def _run_layer(x, h0, c0, weights, lengths, mode, hidden, train):
     kept = Layer(x, gates, before, cells, inner) if train else None
     if batch == 0:
         return y, new(count, 0, hidden), new(count, 0, hidden) if lstm else None, kept
-    plan = _plan(x, batch, hidden, count, mode)
-    common = dict(**plan.constants, TRAIN=train, LENGTHS=lengths is not None, BIAS=bias_n is not None, **plan.blocks)
-    if plan.resident:
+    plan = _plan("advance", x, batch, hidden, count, mode)
+    common = dict(TRAIN=train, LENGTHS=lengths is not None, BIAS=bias_n is not None)
+    if plan.whole:
         h_n = new(count, batch, hidden)
         c_n = new(count, batch, hidden) if lstm else None
         launch(triton_sequence.sequence, plan.grid, x, gates, w_hh, bias_n, h0, c0, lengths, y, h_n, c_n, before, cells, inner, steps,
-               batch, hidden, H0=h0 is not None, C0=c0 is not None, **common)
+               batch, hidden, H0=h0 is not None, C0=c0 is not None, **common, **plan.options)
         return y, h_n, c_n, kept
-    states = [h0.contiguous() if h0 is not None else torch.zeros((count, batch, hidden), dtype=x.dtype, device=x.device),
-              new(count, batch, hidden), new(count, batch, hidden)]
+    states = new(2, count, batch, hidden)
+    states[0] = 0 if h0 is None else h0
     cell = (torch.zeros((count, batch, hidden), device=x.device) if c0 is None else c0.float().clone()) if lstm else None
-    state = states[0]
-    for s in range(steps):
-        following = states[1 + s % 2]
-        launch(triton_advance.advance, plan.grid, x, gates, w_hh, bias_n, lengths, state, following, cell, y, before, cells, inner, s,
-               steps, batch, hidden, **common)
-        state = following
-    return y, state, cell.to(x.dtype) if lstm else None, kept
+    _launch_steps(triton_advance.advance, plan, x, (gates, w_hh, bias_n, lengths, states, cell, y, before, cells, inner), steps,
+                  steps, batch, hidden, **common)
+    return y, states[steps % 2], cell.to(x.dtype) if lstm else None, kept
 
 
 def _run_layer_backward(dy, dh_n, dc_n, kept, c0, weights, lengths, mode, hidden, need, need_x):
@@ -133,21 +171,20 @@ def _run_layer_backward(dy, dh_n, dc_n, kept, c0, weights, lengths, mode, hidden
         dh0 = torch.zeros((count, 0, hidden), dtype=x.dtype, device=x.device)
         dc0 = dh0.clone() if lstm else None
     else:
-        plan = _plan(x, batch, hidden, count, mode)
-        common = dict(**plan.constants, LENGTHS=lengths is not None, C0=c0 is not None, DY=dy is not None, **plan.blocks)
-        if plan.resident:
+        plan = _plan("retreat", x, batch, hidden, count, mode)
+        common = dict(LENGTHS=lengths is not None, C0=c0 is not None, DY=dy is not None)
+        if plan.whole:
             dh0 = torch.empty((count, batch, hidden), dtype=x.dtype, device=x.device)
             dc0 = torch.empty_like(dh0) if lstm else None
             launch(triton_sequence.sequence_backward, plan.grid, x, gates, w_hh, c0, lengths, dy, dh_n, dc_n, before, cells, inner, d_input,
-                   d_state, dh0, dc0, steps, batch, hidden, DH=dh_n is not None, DC=dc_n is not None, **common)
+                   d_state, dh0, dc0, steps, batch, hidden, DH=dh_n is not None, DC=dc_n is not None, **common, **plan.options)
         else:
             def start(given):
                 return torch.zeros((count, batch, hidden), device=x.device) if given is None else given.float().clone()
 
             carry, dc = start(dh_n), start(dc_n) if lstm else None
-            for s in range(steps + 1):
-                launch(triton_advance.retreat, plan.grid, x, gates, w_hh, c0, lengths, dy, carry, dc, before, cells, inner, d_input,
-                       d_state, s, steps, batch, hidden, LAST=s == steps, **common)
+            arguments = gates, w_hh, c0, lengths, dy, carry, dc, before, cells, inner, d_input, d_state
+            _launch_steps(triton_advance.retreat, plan, x, arguments, steps + 1, steps, batch, hidden, **common)
             dh0, dc0 = carry.to(x.dtype), dc.to(x.dtype) if lstm else None
     rows, columns = steps * batch, GATES[mode] * hidden
     at_input, at_state = d_input.view(rows, count * columns), d_state.view(rows, count * columns)
@@ -205,7 +242,6 @@ def rnn(arrays, params, train):
     x, rows = _time_major(given, params)
     lengths = _lengths(params, len(x), x.device)
     x = _without_padding(x, lengths)
-    kept_by_dropout = [None if k is None else torch.from_numpy(k).to(x.device) for k in dropout_kept(params, *x.shape[:2])]
     h_n, c_n, layers = [], [], []
     for layer in range(params.layers):
         part = slice(layer * params.directions, (layer + 1) * params.directions)
@@ -214,19 +250,20 @@ def rnn(arrays, params, train):
         h_n.append(h)
         c_n.append(c)
         layers.append(kept)
-        x = _dropped(x, kept_by_dropout[layer], params.dropout)
+        if _drops_after(layer, params):
+            x = dropped(x, layer, params)
     results = (_as_given(x, params, rows), torch.cat(h_n))
     if params.mode == "lstm":
         results += (torch.cat(c_n),)
-    return results, (layers, kept_by_dropout, lengths, rows) if train else None
+    return results, (layers, lengths, rows) if train else None
 
 
-def _dropped(x, kept, rate):
-    return x if kept is None else x * (kept * (1 / (1 - rate) if rate < 1 else 0)).to(x.dtype)
+def _drops_after(layer, params) -> bool:
+    return params.dropout > 0 and layer < params.layers - 1
 
 
 def rnn_backward(grad, arrays, saved, params, needs):
-    layers, kept_by_dropout, lengths, rows = saved
+    layers, lengths, rows = saved
     _, h0, c0, weights = split(arrays, params)
     need_x, need_h0, need_c0, need = split(needs, params)
     dy, dh_n, dc_n = (*grad, None)[:3]
@@ -235,8 +272,8 @@ def rnn_backward(grad, arrays, saved, params, needs):
     dh0, dc0, grads = [], [], [None] * len(weights)
     for layer in reversed(range(params.layers)):
         part = slice(layer * params.directions, (layer + 1) * params.directions)
-        if dy is not None:
-            dy = _dropped(dy, kept_by_dropout[layer], params.dropout)
+        if dy is not None and _drops_after(layer, params):
+            dy = dropped(dy, layer, params)
         dy, dh, dc, grads[part] = _run_layer_backward(
             dy, None if dh_n is None else dh_n[part].contiguous(), None if dc_n is None else dc_n[part].contiguous(), layers[layer],
             None if c0 is None else c0[part].contiguous(), weights[part], lengths, params.mode, params.hidden, need[part],
