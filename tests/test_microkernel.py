@@ -10,7 +10,7 @@ from fastdl.cpu.jit import kernel
 from fastdl.cpu.microkernel import TILE_ROWS, TILE_VECTORS, dot_tile, outer_tile, store_scalars, store_tile
 from fastdl.cpu.simd import pointer
 
-TILES = [(TILE_ROWS, TILE_VECTORS), (4, 2), (2, 4), (1, 8)]
+TILES = [(TILE_ROWS, TILE_VECTORS), (2 * TILE_ROWS // 3, TILE_VECTORS), (4, 2), (2, 4), (1, 8)]
 
 
 def tile_kernel(rows, vectors):
