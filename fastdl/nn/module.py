@@ -83,6 +83,11 @@ class Parameter:
         """``data`` with the forms that kernels prepared, for inference (see fastdl.pack)."""
         return self._packed
 
+    @property
+    def version(self) -> object:
+        """An object that is another one after each change of ``data``."""
+        return self._owner.forms
+
     @contextlib.contextmanager
     def edit(self):
         """The array itself, to write to: ``with p.edit() as array: ...``."""
@@ -125,7 +130,7 @@ def edit_all(parameters):
             p._owner.forms = {}
 
 
-_WORKED_OUT = ("_bound", "_steps")  # names of what modules keep beside their state
+_WORKED_OUT = ("_bound", "_steps", "_version")  # names of what modules keep beside their state
 _changes = 0
 
 
@@ -174,6 +179,7 @@ class Module:
         """Forget what was worked out from attributes (see OperatorLayer.forward and Sequential.forward)."""
         global _changes
         _changes += 1
+        self.__dict__["_version"] = _changes
         self.__dict__.pop("_bound", None)
 
     def __getstate__(self):
