@@ -441,7 +441,8 @@ def products(finish, is_simple, store_finished):
     def few(pool, slots, a, a_row, a_col, b, b_row, b_col, c, c_row, m, n, k, scratch, space, x, y, z):
         """scratch: ``space`` elements a thread, few_elements(m, k, lanes)."""
         wide = TILE_VECTORS * lanes(b)
-        width = max(wide, (n + 4 * slots - 1) // (4 * slots) // wide * wide) if pool != 0 else n
+        # each chunk packs all of a: two of them for each thread
+        width = max(wide, (n + 2 * slots - 1) // (2 * slots) // wide * wide) if pool != 0 else n
         if n > 0:
             parallel_for(pool, few_chunk, (n + width - 1) // width,
                          (width, a, a_row, a_col, b, b_row, b_col, c, c_row, m, n, k, scratch, space, x, y, z))

@@ -19,7 +19,7 @@ from .geometry import AdaptiveParams
 from .numba_pixels import collect_pixels, max_pixels, mean_pixels, search_pixels, spread_pixels
 from .numba_rows import MAX, MEAN
 from .numba_scatter import collect_evenly, scatter, scatter_pairs
-from .numba_search import indices, search_by_cells, search_evenly
+from .numba_search import indices, search_by_cells, search_evenly, search_pairs
 from .numba_spread import spread_by_cells, spread_evenly
 from .numba_windows import CELLS, SLACK, Plan, adaptive_windows, windows
 
@@ -171,8 +171,11 @@ def _search(x, plan):
     else:
         x, view = _as_rows(x, plan)
         way, segment, block, pitch = view.search_way
-        scratch = _scratch(slots * block * pitch * view.axes[0].window * view.axes[1].window, dtype)
-        search = search_by_cells if way == CELLS else search_evenly
+        if view.pairs:
+            search, scratch = search_pairs, NOTHING[dtype.char]
+        else:
+            search = search_by_cells if way == CELLS else search_evenly
+            scratch = _scratch(slots * block * pitch * view.axes[0].window * view.axes[1].window, dtype)
         search[dtype.char](pool, x, view.forward, segment, block, pitch, scratch, y, *places)
         if plan.empty is not None:  # cells that meet no element
             y[:, :, plan.empty] = -np.inf
