@@ -86,9 +86,7 @@ def prepared(weight: np.ndarray, kind, make):
         return make()
     forms, key = owner.forms, _key(owner, weight, kind)  # a change of the weight puts a new dictionary there: what is being made
     form = forms.get(key)  # now goes with the old one
-    if form is None:
-        form = forms[key] = make()
-    return form
+    return _made(owner, forms, key, make) if form is None else form
 
 
 def keeper(weight: np.ndarray, kind, make):
@@ -99,10 +97,16 @@ def keeper(weight: np.ndarray, kind, make):
     def form():
         forms = owner.forms
         found = forms.get(key)
-        if found is None:
-            found = forms[key] = make()
-        return found
+        return _made(owner, forms, key, make) if found is None else found
 
+    return form
+
+
+def _made(owner, forms, key, make):
+    """A new form. It is kept unless it is the weight itself seen otherwise: an owner that holds its own view would never be freed."""
+    form = make()
+    if not any(type(part) is np.ndarray and _owner(part) is owner for part in (form if type(form) is tuple else (form,))):
+        forms[key] = form
     return form
 
 
