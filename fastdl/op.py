@@ -11,7 +11,9 @@ An operator is a public function (``F.conv2d``) made of three parts:
 
    ``saved`` is whatever the backward pass of the *same* backend wants (``None`` unless ``train``); ``grad`` has the form
    of ``y`` (a tuple, with ``None`` for what has no gradient, where ``y`` is a tuple); ``needs`` is a tuple of bools;
-   an optional ``conv_supports(arrays, params)`` returns the reason why a call cannot be served, or None;
+   an optional ``conv_supports(arrays, params)`` returns the reason why a call cannot be served, or None; an optional
+   ``conv_bound(arrays, params)`` returns a function of an array like ``arrays[0]`` that answers as ``conv`` would, or None
+   where there is none: what follows from the call's form is worked out before;
 3. its **dispatch**, here: which backend serves a call.
 
 So a call takes three steps: ``F.conv2d`` -> the backend's ``conv`` -> the compiled kernel.
@@ -44,6 +46,7 @@ class Implementation(NamedTuple):
     forward: Any
     backward: Any
     supports: Any
+    bound: Any = None
 
 
 # ------------------------------------------------------------------------------------------------ backends
@@ -143,6 +146,11 @@ def _choose(name):
     _generation += 1
 
 
+def generation() -> int:
+    """A number that is another one whenever the answer to "which kernel?" may be."""
+    return _generation
+
+
 def current_backend() -> str | None:
     """The backend asked for by name, or None where the default order decides."""
     return _chosen
@@ -196,6 +204,26 @@ class Operator:
         if shapes is None:
             return forward(arrays, params, False)[0]
         return _reshape(forward(arrays, params, False)[0], shapes)
+
+    def bind(self, x, *args, **kwargs):
+        """``run(x)``: this call again, for any array of x's shape, strides and dtype; the other arguments stay.
+
+        Checks and dispatch are done here, once. For operators whose checks depend on the form of arrays and not on values. Other
+        arrays may change in place. Raises what the call would; None where there is no such function, for odd memory.
+        """
+        arrays, params, shapes = self.prepare(x, *args, **kwargs)
+        implementation = self.implementation(arrays, params)
+        first, others, forward = arrays[0], arrays[1:], implementation.forward
+        if first is not x and (first.size != x.size or not _same_memory(x.reshape(first.shape), first)):
+            return None
+        run = None if implementation.bound is None else implementation.bound(arrays, params)
+        if run is None:
+            def run(x):
+                return forward((x, *others), params, False)[0]
+        view = first.shape
+        if view == x.shape:
+            return run if shapes is None else lambda x: _reshape(run(x), shapes)
+        return (lambda x: run(x.reshape(view))) if shapes is None else lambda x: _reshape(run(x.reshape(view)), shapes)
 
     def vjp(self, *args, **kwargs):
         """``(y, pullback)``; see :func:`fastdl.vjp`."""
@@ -273,10 +301,11 @@ class Operator:
             forward = getattr(module, self.kernel, None)
             if forward is None:
                 return f"it has no kernel for {self.name}"
-            found = self._by_name[name] = Implementation(
-                name, forward, getattr(module, self.kernel + "_backward", None), getattr(module, self.kernel + "_supports", None)
-            )
+            found = self._by_name[name] = self._in_module(name, module, forward)
         return found
+
+    def _in_module(self, backend, module, forward):
+        return Implementation(backend, forward, *(getattr(module, self.kernel + end, None) for end in ("_backward", "_supports", "_bound")))
 
     def _find_candidates(self):
         generation, found, refusals, at_once = _generation, [], [], None
@@ -295,11 +324,7 @@ class Operator:
                 continue
             if not found:
                 at_once = getattr(module, self.name + "_at_once", None)
-            found.append(
-                Implementation(
-                    name, forward, getattr(module, self.kernel + "_backward", None), getattr(module, self.kernel + "_supports", None)
-                )
-            )
+            found.append(self._in_module(name, module, forward))
         self._forward = found[0].forward if found and found[0].supports is None else None
         self._at_once = at_once
         self._candidates, self._refusals, self._generation = tuple(found), refusals, generation
@@ -347,6 +372,12 @@ def _reshape(y, shapes):
     if isinstance(y, tuple):
         return tuple(a.reshape(s) for a, s in zip(y, shapes, strict=True))
     return y.reshape(shapes)
+
+
+def _same_memory(a, b):
+    """Whether two arrays of one shape are the same elements, at the same strides where these matter."""
+    steps = all(n == 1 or s == t for n, s, t in zip(a.shape, a.strides, b.strides, strict=True))
+    return steps and a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
 
 
 class _Form(NamedTuple):

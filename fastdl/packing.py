@@ -7,13 +7,21 @@ there is none. Since nobody can write through a packed array, a form is never st
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+
+_LINE = 64  # bytes of a cache line
 
 
 class Owner(np.ndarray):
     """Memory with prepared forms; seen only as the base of packed arrays."""
 
     forms: dict
+
+
+class Memory(np.ndarray):
+    """What an Owner stands on."""
 
 
 class Plain(np.ndarray):
@@ -23,15 +31,22 @@ class Plain(np.ndarray):
 def owned(values: np.ndarray) -> tuple[Owner, np.ndarray, np.ndarray]:
     """A copy of ``values`` as (owner, packed read-only view, plain view to write to).
 
-    Whoever writes to the plain view must then renew ``owner.forms``. The owner allocates the memory itself: numpy makes
-    the base of a view the first array of the chain that owns memory or is of another class.
+    Whoever writes to the plain view must then renew ``owner.forms``. numpy makes the base of a view the first array of the chain
+    that owns memory or whose own base is of another class: hence Memory below the owner.
     """
-    owner = Owner(values.shape, values.dtype)
+    owner = aligned(values.shape, values.dtype, Owner)
     owner[...] = values
     owner.forms = {}
     packed = owner.view(np.ndarray)
     packed.flags.writeable = False
     return owner, packed, owner.view(Plain).view(np.ndarray)
+
+
+def aligned(shape, dtype, kind=np.ndarray) -> np.ndarray:
+    """A new array, its values not set, whose memory begins with a cache line: else each vector may lie in two lines."""
+    dtype = np.dtype(dtype)
+    memory = Memory(math.prod(shape) * dtype.itemsize + _LINE, np.uint8)
+    return kind(shape, dtype, memory, -memory.ctypes.data % _LINE)
 
 
 def pack(weight):
@@ -69,10 +84,32 @@ def prepared(weight: np.ndarray, kind, make):
     owner = _owner(weight)
     if owner is None:
         return make()
-    forms = owner.forms  # a change of the weight puts a new dictionary there: what is being made now goes with the old one
-    whole = weight.size == owner.size and weight.flags.c_contiguous  # then it begins where the owner does
-    key = (kind, weight.shape, weight.strides, 0 if whole else weight.__array_interface__["data"][0])
-    form = forms.get(key)
-    if form is None:
-        form = forms[key] = make()
+    forms, key = owner.forms, _key(owner, weight, kind)  # a change of the weight puts a new dictionary there: what is being made
+    form = forms.get(key)  # now goes with the old one
+    return _made(owner, forms, key, make) if form is None else form
+
+
+def keeper(weight: np.ndarray, kind, make):
+    """A function that answers as :func:`prepared` does, for one part of a packed array, again and again."""
+    owner = _owner(weight)
+    key = _key(owner, weight, kind)
+
+    def form():
+        forms = owner.forms
+        found = forms.get(key)
+        return _made(owner, forms, key, make) if found is None else found
+
     return form
+
+
+def _made(owner, forms, key, make):
+    """A new form. It is kept unless it is the weight itself seen otherwise: an owner that holds its own view would never be freed."""
+    form = make()
+    if not any(type(part) is np.ndarray and _owner(part) is owner for part in (form if type(form) is tuple else (form,))):
+        forms[key] = form
+    return form
+
+
+def _key(owner, weight, kind):
+    whole = weight.size == owner.size and weight.flags.c_contiguous  # then it begins where the owner does
+    return kind, weight.shape, weight.strides, 0 if whole else weight.__array_interface__["data"][0]

@@ -16,7 +16,7 @@ from fastdl.ops.conv.numba_pixels import convolve_pixels, gradient_pixels
 from fastdl.ops.conv.numba_winograd import make
 from fastdl.ops.matmul.numba_gemm import gemm
 
-TILES = [(TILE_ROWS, TILE_VECTORS), (4, 2), (2, 4), (1, 8)]
+TILES = [(TILE_ROWS, TILE_VECTORS), (2 * TILE_ROWS // 3, TILE_VECTORS), (4, 2), (2, 4), (1, 8)]
 
 
 def tile_kernel(rows, vectors):

@@ -1,5 +1,8 @@
 """Prepared weights: the same answers, and never a stale one."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 
@@ -46,3 +49,16 @@ def test_pack():
         packed[0] = 1
     with pytest.raises(TypeError, match="pack: weight must be a numpy array"):
         fastdl.pack([1.0])
+
+
+def test_packed_weights_are_freed():
+    """Also where a kernel reads the weight as it lies, so that its form of it is a view."""
+    rng = np.random.default_rng(0)
+    for x, shape, f in [((1, 1, 8, 8), (8, 1, 5, 5), F.conv2d), ((2, 40), (30, 40), F.linear), ((1, 16, 40, 40), (16, 16, 3, 3), F.conv2d)]:
+        packed = fastdl.pack(rng.standard_normal(shape).astype("f4"))
+        for _ in range(2):
+            f(rng.standard_normal(x).astype("f4"), packed)
+        owner = weakref.ref(packed.base)
+        del packed
+        gc.collect()
+        assert owner() is None

@@ -38,7 +38,8 @@ from .simd import (
     write,
 )
 
-MR = TILE_ROWS
+MR, MIDDLE, LOW = TILE_ROWS, 2 * TILE_ROWS // 3, 4  # rows of a tile, and of those behind the last whole one
+IN_PLACE = TILE_ROWS < 8  # whether rows of a are read where they lie as fast as packed: more need more addresses than registers
 GROUP = 4  # panels of b that are copied together
 AHEAD = 8  # rows of b that are asked for before they are copied: each may be a page of its own
 
@@ -130,45 +131,71 @@ def pack_panels(b, b_row, b_col, k, n, out):
 
 
 @inline
-def pack_rows(a, a_row, a_col, m, k, out):
-    """Copy a block of a to panels of one tile's rows, k after k. What stands where a panel's last rows are missing is anything.
+def pack_rows(a, a_row, a_col, m, k, height, out):
+    """Copy a block of a to panels of ``height`` rows, k after k. What stands where a panel's last rows are missing is anything.
 
     Vectors longer than a panel's row run over into the next row, which is written after it: hence the slack behind the last.
     """
     V = lanes(a)
-    last = (MR + V - 1) // V - 1  # vector of a panel's row
-    for i in range(0, m, MR):
+    last = (height + V - 1) // V - 1  # vector of a panel's row
+    for i in range(0, m, height):
         panel, rows = offset(out, i * k), offset(a, i * a_row)
-        count = min(MR, m - i)
+        count = min(height, m - i)
         if a_col == 1:
             p = 0
-            if count == MR:
-                while p + V <= k:
-                    for g in range(last, -1, -1):
-                        store_rows(panel, p * MR + g * V, MR, transpose(load_rows_n(rows, g * V * a_row + p, a_row, MR - g * V, V)))
-                    p += V
             while p < k:
                 n = min(V, k - p)
                 for g in range(last, -1, -1):
                     turned = transpose(load_rows_n(rows, g * V * a_row + p, a_row, count - g * V, n))
-                    store_rows_n(panel, p * MR + g * V, MR, turned, n, V)
+                    store_rows_n(panel, p * height + g * V, height, turned, n, V)
                 p += V
         elif a_row == 1:
             whole = m - i >= (last + 1) * V
             for p in range(k):
                 for g in range(last + 1):
                     v = load(rows, p * a_col + g * V) if whole else load_n(rows, p * a_col + g * V, count - g * V)
-                    store(panel, p * MR + g * V, v)
+                    store(panel, p * height + g * V, v)
         else:
             for p in range(k):
                 for r in range(count):
-                    write(panel, p * MR + r, read(rows, r * a_row + p * a_col))
+                    write(panel, p * height + r, read(rows, r * a_row + p * a_col))
 
 
 # ------------------------------------------------------------------------------------------------ packed
 _tile = outer_tile(TILE_ROWS, TILE_VECTORS, ahead=True)
 _store = store_tile(TILE_ROWS, TILE_VECTORS)
-_tile_4, _store_4 = outer_tile(4, TILE_VECTORS), store_tile(4, TILE_VECTORS)
+_tile_middle, _store_middle = outer_tile(MIDDLE, TILE_VECTORS, ahead=True), store_tile(MIDDLE, TILE_VECTORS)
+_tile_low, _store_low = outer_tile(LOW, TILE_VECTORS, ahead=True), store_tile(LOW, TILE_VECTORS)
+
+
+@inline
+def _whole_tiles(m):
+    """(how many of m rows whole tiles take, the height of the tiles behind them).
+
+    Few rows are computed in vain, and no tile is low beside others: panels of b would flow past it for little work.
+    """
+    rest = m % MR
+    if rest == 0:
+        return m, MR
+    if m <= LOW:
+        return 0, LOW
+    if rest > MIDDLE:
+        return m - rest, MR
+    return m - rest - (MR if rest <= MR - MIDDLE else 0), MIDDLE
+
+
+@inline
+def _last_tiles(k, rows, height, panel, width, following, c, c_row, first, m, n, add):
+    """Rows first to m of c, behind the whole tiles; rows: pack_rows' of them."""
+    for i in range(first, m, height):
+        left, there, count = offset(rows, (i - first) * k), offset(c, i * c_row), m - i
+        ask = offset(following, (first // MR + (i - first) // height) * asked(k, lanes(following)))
+        if height == MR:
+            _store(_tile(k, left, 1, MR, panel, width, ask), there, c_row, count, n, add)
+        elif height == MIDDLE:
+            _store_middle(_tile_middle(k, left, 1, MIDDLE, panel, width, ask), there, c_row, count, n, add)
+        else:
+            _store_low(_tile_low(k, left, 1, LOW, panel, width, ask), there, c_row, count, n, add)
 
 
 @inline
@@ -281,7 +308,11 @@ FEW_STREAMS, MANY_STREAMS = 16, 64
 FEWEST_STREAMS = 8  # where rows lie a power of two apart, in the same few sets of the caches
 BLOCK = 8  # vectors of columns that all rows of c pass before the next ones
 
-_dot_43, _dot_41, _dot_14, _dot_11 = dot_tile(4, 3), dot_tile(4, 1), dot_tile(1, 4), dot_tile(1, 1)
+# One row of a takes b's as they flow from memory, in two streams: a core of Zen 5 reads 124 GB/s from L3 in two, asked for ahead,
+# and 100 in four (two cores: 245 and 170).
+_DOTS_AHEAD = 2048  # bytes
+_dot_43, _dot_41 = dot_tile(4, 3), dot_tile(4, 1)
+_dot_12, _dot_11 = dot_tile(1, 2, unroll=4, ahead=_DOTS_AHEAD), dot_tile(1, 1, unroll=4, ahead=_DOTS_AHEAD)
 
 
 def products(finish, is_simple, store_finished):
@@ -313,11 +344,12 @@ def products(finish, is_simple, store_finished):
         block = offset(a, first * a_row)
         target = offset(c, first * c_row)
         mine = offset(scratch, slot * space)
-        # what a tile reads in place: whole tiles of contiguous rows, unless enough panels pass them to pay for a better place
-        whole = count - count % MR
-        in_place = whole if a_col == 1 and to_panel - from_panel < 8 else 0
-        pack_rows(offset(block, in_place * a_row), a_row, a_col, count - in_place, k, mine)
-        four = whole if 0 < count - whole <= 4 else count  # a last tile of four rows is enough
+        whole, height = _whole_tiles(count)
+        # what a tile reads in place: contiguous rows, unless enough panels pass them to pay for a better place
+        in_place = whole if IN_PLACE and a_col == 1 and to_panel - from_panel < 8 else 0
+        pack_rows(offset(block, in_place * a_row), a_row, a_col, whole - in_place, k, MR, mine)
+        behind = offset(mine, (whole - in_place) * k)
+        pack_rows(offset(block, whole * a_row), a_row, a_col, count - whole, k, height, behind)
         for q in range(from_panel, to_panel):
             j = q * width
             panel = offset(panels, j * k)
@@ -328,14 +360,12 @@ def products(finish, is_simple, store_finished):
                 _prefetch_rows(there, c_row, MR)
                 sums = _tile(k, offset(block, i * a_row), a_row, 1, panel, width, part_ahead(following, i, k))
                 put(sums, there, c_row, MR, n - j, add, finished, first + i, column + j, x, y, z)
-            for i in range(in_place, four, MR):
+            for i in range(in_place, whole, MR):
                 there = offset(target, i * c_row + j)
                 _prefetch_rows(there, c_row, MR)
                 sums = _tile(k, offset(mine, (i - in_place) * k), 1, MR, panel, width, part_ahead(following, i, k))
-                put(sums, there, c_row, count - i, n - j, add, finished, first + i, column + j, x, y, z)
-            if four < count:
-                sums = _tile_4(k, offset(mine, (four - in_place) * k), 1, MR, panel, width, 0)
-                _store_4(sums, offset(target, four * c_row + j), c_row, count - four, n - j, add)
+                put(sums, there, c_row, MR, n - j, add, finished, first + i, column + j, x, y, z)
+            _last_tiles(k, behind, height, panel, width, following, offset(target, j), c_row, whole, count, n - j, add)
             done = whole if finished else 0
             if last and y and done < count:
                 there = offset(target, done * c_row + j)
@@ -384,10 +414,12 @@ def products(finish, is_simple, store_finished):
         full = _depth(k)
         panels = offset(scratch, slot * space)
         rows = offset(panels, GROUP * width * full)
-        four = m - m % MR if 0 < m % MR <= 4 else m
+        whole, height = _whole_tiles(m)
         for p in range(0, max(k, 1), full):
             depth = min(full, k - p)
-            pack_rows(offset(a, p * a_col), a_row, a_col, m, depth, rows)
+            source, behind = offset(a, p * a_col), offset(rows, whole * depth)
+            pack_rows(source, a_row, a_col, whole, depth, MR, rows)
+            pack_rows(offset(source, whole * a_row), a_row, a_col, m - whole, depth, height, behind)
             for group in range(first, last, GROUP * width):
                 end = min(last, group + GROUP * width)
                 pack_panels(offset(b, p * b_row + group * b_col), b_row, b_col, depth, end - group, panels)
@@ -395,13 +427,11 @@ def products(finish, is_simple, store_finished):
                     panel = offset(panels, (j - group) * depth)
                     following = offset(panel, depth * width)
                     finished = p + full >= k and p == 0 and is_simple(y) and last - j >= width
-                    for i in range(0, four, MR):
+                    for i in range(0, whole, MR):
                         sums = _tile(depth, offset(rows, i * depth), 1, MR, panel, width, part_ahead(following, i, depth))
-                        put(sums, offset(c, i * c_row + j), c_row, m - i, last - j, p > 0, finished, i, j, x, y, z)
-                    if four < m:
-                        sums = _tile_4(depth, offset(rows, four * depth), 1, MR, panel, width, 0)
-                        _store_4(sums, offset(c, four * c_row + j), c_row, m - four, last - j, p > 0)
-                    done = m - m % MR if finished else 0
+                        put(sums, offset(c, i * c_row + j), c_row, MR, last - j, p > 0, finished, i, j, x, y, z)
+                    _last_tiles(depth, behind, height, panel, width, following, offset(c, j), c_row, whole, m, last - j, p > 0)
+                    done = whole if finished else 0
                     if p + full >= k and is_simple(y) and done < m:
                         finish(offset(c, done * c_row + j), c_row, m - done, min(width, last - j), done, j, x, y, z)
         if y and not is_simple(y):
@@ -411,7 +441,8 @@ def products(finish, is_simple, store_finished):
     def few(pool, slots, a, a_row, a_col, b, b_row, b_col, c, c_row, m, n, k, scratch, space, x, y, z):
         """scratch: ``space`` elements a thread, few_elements(m, k, lanes)."""
         wide = TILE_VECTORS * lanes(b)
-        width = max(wide, (n + 4 * slots - 1) // (4 * slots) // wide * wide) if pool != 0 else n
+        # each chunk packs all of a: two of them for each thread
+        width = max(wide, (n + 2 * slots - 1) // (2 * slots) // wide * wide) if pool != 0 else n
         if n > 0:
             parallel_for(pool, few_chunk, (n + width - 1) // width,
                          (width, a, a_row, a_col, b, b_row, b_col, c, c_row, m, n, k, scratch, space, x, y, z))
@@ -488,16 +519,13 @@ def products(finish, is_simple, store_finished):
                 sums = _dot_41(k, offset(a, i * a_row), a_row, offset(b, j * b_col), b_col)
                 store_scalars(sums, offset(c, i * c_row + j), c_row, 1, 1, False)
             j += 1
+        half = (last - first) // 2
         for i in range(many, m):
-            j = first
-            while j + 4 <= last:
-                sums = _dot_14(k, offset(a, i * a_row), 0, offset(b, j * b_col), b_col)
-                store_scalars(sums, offset(c, i * c_row + j), c_row, 1, 4, False)
-                j += 4
-            while j < last:
-                sums = _dot_11(k, offset(a, i * a_row), 0, offset(b, j * b_col), b_col)
-                store_scalars(sums, offset(c, i * c_row + j), c_row, 1, 1, False)
-                j += 1
+            row, there = offset(a, i * a_row), offset(c, i * c_row)
+            for j in range(first, first + half):
+                store_scalars(_dot_12(k, row, 0, offset(b, j * b_col), half * b_col), offset(there, j), c_row, half, 2, False)
+            if first + 2 * half < last:
+                store_scalars(_dot_11(k, row, 0, offset(b, (last - 1) * b_col), 0), offset(there, last - 1), c_row, 1, 1, False)
         if y:
             finish(offset(c, first), c_row, m, last - first, 0, first, x, y, z)
 

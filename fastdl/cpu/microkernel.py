@@ -470,10 +470,12 @@ def finish_tile(rows: int, vectors: int, *, by_column: bool = False):
 
 
 @functools.cache
-def dot_tile(rows: int, columns: int, *, indirect: bool = False):
+def dot_tile(rows: int, columns: int, *, indirect: bool = False, unroll: int = 1, ahead: int = 0):
     """``dot(k, a, a_row, b, b_row)``: the dot products of rows of a with rows of b, both contiguous along k.
 
-    Returns rows * columns scalars, row by row. Where ``indirect``, b_row is a pointer to the offsets of b's rows.
+    Returns rows * columns scalars, row by row. Where ``indirect``, b_row is a pointer to the offsets of b's rows. ``unroll``
+    steps of k have sums of their own, added up at the end. Where ``ahead``, each cache line of b's rows is asked for so many
+    bytes before it is read.
     """
 
     @intrinsic
@@ -501,9 +503,22 @@ def dot_tile(rows: int, columns: int, *, indirect: bool = False):
                 left, right = [fetch(p) for p in a_rows], [fetch(p) for p in b_rows]
                 return [_fma(builder, vector, left[i], right[j], values[i * columns + j]) for i in range(rows) for j in range(columns)]
 
-            loop = _Loop(builder, INTP(0), k_, lanes, [ir.Constant(vt, None)] * count)
-            index = loop.index
-            _, values = loop.close(accumulate(loop.values, lambda p: builder.load(_vector_pointer(builder, p, index, vt), align=1)))
+            def run(start, times, values):
+                """Steps of ``times`` vectors of k, each with sums of its own."""
+                loop, new = _Loop(builder, start, k_, times * lanes, values), []
+                for t in range(times):
+                    index = builder.add(loop.index, INTP(t * lanes))
+                    if ahead and t % LINE_VECTORS == 0:
+                        for p in b_rows:
+                            line = builder.bitcast(builder.gep(p, [index]), ir.IntType(8).as_pointer())
+                            ask_for_line(builder, builder.gep(line, [INTP(ahead)]))
+                    new += accumulate(loop.values[t * count : (t + 1) * count],
+                                      lambda p, at=index: builder.load(_vector_pointer(builder, p, at, vt), align=1))
+                return loop.close(new + loop.values[times * count :])
+
+            index, values = INTP(0), [ir.Constant(vt, None)] * (count * unroll)
+            for times in {unroll: 0, 1: 0}:
+                index, values = run(index, times, values)
             mask = _first_lanes(builder, lanes, builder.sub(k_, index))
 
             def fetch_rest(p):
@@ -514,16 +529,18 @@ def dot_tile(rows: int, columns: int, *, indirect: bool = False):
             done = builder.append_basic_block("done")
             builder.cbranch(builder.icmp_signed("<", index, k_), rest, done)
             builder.position_at_end(rest)
-            rested = accumulate(values, fetch_rest)
+            rested = accumulate(values[:count], fetch_rest)
             rest_end = builder.block
             builder.branch(done)
             builder.position_at_end(done)
             sums = []
-            for value, other in zip(values, rested, strict=True):
+            for value, other in zip(values[:count], rested, strict=True):
                 phi = builder.phi(vt)
                 phi.add_incoming(value, before)
                 phi.add_incoming(other, rest_end)
                 sums.append(phi)
+            for t in range(1, unroll):
+                sums = [builder.fadd(one, other) for one, other in zip(sums, values[t * count : (t + 1) * count], strict=True)]
             return cgutils.pack_array(builder, [_sum_lanes(builder, v, lanes) for v in sums])
 
         row_type = types.CPointer(types.int64) if indirect else types.intp

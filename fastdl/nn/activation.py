@@ -10,7 +10,7 @@ from .module import OperatorLayer
 class ReLU(OperatorLayer):
     """max(x, 0)."""
 
-    operator = "relu"
+    operator, binds = "relu", True
 
     def __init__(self, inplace=False):
         self.inplace = inplace
@@ -22,7 +22,7 @@ class ReLU(OperatorLayer):
 class LeakyReLU(OperatorLayer):
     """x where it is positive, negative_slope * x elsewhere."""
 
-    operator = "leaky_relu"
+    operator, binds = "leaky_relu", True
 
     def __init__(self, negative_slope=0.01, inplace=False):
         self.negative_slope = check.number("LeakyReLU", "negative_slope", negative_slope)
@@ -38,7 +38,7 @@ class LeakyReLU(OperatorLayer):
 class ELU(OperatorLayer):
     """x where it is positive, alpha * (exp(x) - 1) elsewhere."""
 
-    operator = "elu"
+    operator, binds = "elu", True
 
     def __init__(self, alpha=1.0, inplace=False):
         self.alpha = check.number("ELU", "alpha", alpha)
@@ -54,7 +54,7 @@ class ELU(OperatorLayer):
 class GELU(OperatorLayer):
     """x times the normal distribution function of x; approximate="tanh" for the approximation by tanh."""
 
-    operator = "gelu"
+    operator, binds = "gelu", True
 
     def __init__(self, approximate="none"):
         self.approximate = check.choice("GELU", "approximate", approximate, ("none", "tanh"))
@@ -69,19 +69,19 @@ class GELU(OperatorLayer):
 class Sigmoid(OperatorLayer):
     """1 / (1 + exp(-x))."""
 
-    operator = "sigmoid"
+    operator, binds = "sigmoid", True
 
 
 class Tanh(OperatorLayer):
     """The hyperbolic tangent."""
 
-    operator = "tanh"
+    operator, binds = "tanh", True
 
 
 class Softplus(OperatorLayer):
     """log(1 + exp(beta * x)) / beta, and x itself where beta * x is over threshold."""
 
-    operator = "softplus"
+    operator, binds = "softplus", True
 
     def __init__(self, beta=1.0, threshold=20.0):
         self.beta = check.number("Softplus", "beta", beta)
@@ -136,10 +136,10 @@ class _AlongDim(OperatorLayer):
 class Softmax(_AlongDim):
     """exp(x) over its sum along dim."""
 
-    operator = "softmax"
+    operator, binds = "softmax", True
 
 
 class LogSoftmax(_AlongDim):
     """The logarithm of the softmax along dim."""
 
-    operator = "log_softmax"
+    operator, binds = "log_softmax", True

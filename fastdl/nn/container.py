@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from .fusion import fused
-from .module import Module, is_tensor
+from .fusion import fused, is_enabled, joined
+from .module import Module, changes, is_tensor
 
 
 class Sequential(Module):
     """Layers one after another, by number or, given one dict, by name; its ``state_dict`` keys are torch's ("0.weight").
 
-    An activation runs as the last step of a convolution or linear layer before it (:class:`fastdl.nn.fusion`).
+    An activation runs as the last step of a convolution or linear layer before it; in inference, a batch-norm and a max-pool
+    may too (:class:`fastdl.nn.fusion`).
     ``pullback(dy, needs=False)`` stops at the first layer that has something to train.
     """
 
@@ -48,9 +49,18 @@ class Sequential(Module):
         setattr(self, self._names[index], layer)
 
     def forward(self, x):
-        for layer, options in fused(self, pool=is_tensor(x)):
+        for layer, options in fused(self, pool=True) if is_tensor(x) else self._joined():
             x = layer(x, **options)
         return x
+
+    def _joined(self):
+        """What runs as one, worked out once for all calls until an attribute of this module or of its layers is set."""
+        now, known = (changes(), is_enabled()), self.__dict__.get("_steps")
+        if known is None or known[0] != now:
+            versions = is_enabled(), *[vars(module).get("_version") for module in (self, *self)]
+            steps = known[2] if known is not None and known[1] == versions else joined(self)
+            known = self.__dict__["_steps"] = now, versions, steps
+        return known[2]
 
     def vjp(self, x):
         layers, pullbacks = [], []

@@ -132,7 +132,7 @@ class _Conv(_ConvBase):
 class Conv1d(_Conv):
     """(N, C, L) or (C, L) -> (N, K, L'). See :class:`Conv2d`."""
 
-    ndim, operator = 1, "conv1d"
+    ndim, operator, binds = 1, "conv1d", True
 
 
 class Conv2d(_Conv):
@@ -145,13 +145,13 @@ class Conv2d(_Conv):
     Shapes and errors: :func:`fastdl.functional.conv2d`.
     """
 
-    ndim, operator = 2, "conv2d"
+    ndim, operator, binds = 2, "conv2d", True
 
 
 class Conv3d(_Conv):
     """(N, C, D, H, W) or (C, D, H, W) -> (N, K, D', H', W'). See :class:`Conv2d`."""
 
-    ndim, operator = 3, "conv3d"
+    ndim, operator, binds = 3, "conv3d", True
 
 
 class _ConvTranspose(_ConvBase):
@@ -185,7 +185,7 @@ class _ConvTranspose(_ConvBase):
 class ConvTranspose1d(_ConvTranspose):
     """(N, C, L) or (C, L) -> (N, K, L'). See :class:`ConvTranspose2d`."""
 
-    ndim, operator = 1, "conv_transpose1d"
+    ndim, operator, binds = 1, "conv_transpose1d", True
 
 
 class ConvTranspose2d(_ConvTranspose):
@@ -196,10 +196,10 @@ class ConvTranspose2d(_ConvTranspose):
     Shapes and errors: :func:`fastdl.functional.conv_transpose2d`.
     """
 
-    ndim, operator = 2, "conv_transpose2d"
+    ndim, operator, binds = 2, "conv_transpose2d", True
 
 
 class ConvTranspose3d(_ConvTranspose):
     """(N, C, D, H, W) or (C, D, H, W) -> (N, K, D', H', W'). See :class:`ConvTranspose2d`."""
 
-    ndim, operator = 3, "conv_transpose3d"
+    ndim, operator, binds = 3, "conv_transpose3d", True

@@ -19,7 +19,7 @@ class Linear(OperatorLayer):
     weight (out_features, in_features) and bias (out_features,) start uniform within 1 / sqrt(in_features).
     """
 
-    operator = "linear"
+    operator, binds = "linear", True
 
     def __init__(self, in_features, out_features, bias=True, *, activation=None, dtype=np.float32, rng=None):
         self.in_features = check.integer("Linear", "in_features", in_features, 0)

@@ -22,6 +22,7 @@ import numpy as np
 
 from .. import functional as F
 from ..op import _is_torch as is_tensor
+from ..op import generation
 from ..packing import owned
 
 _gradient_lock = threading.Lock()
@@ -109,6 +110,11 @@ class Parameter:
         """``data`` with the forms that kernels prepared, for inference (see fastdl.pack)."""
         return self._packed if self._tensor is None else self._tensor
 
+    @property
+    def version(self) -> object:
+        """An object that is another one after each change of ``data``."""
+        return self._owner.forms
+
     @contextlib.contextmanager
     def edit(self):
         """The array itself, to write to: ``with p.edit() as array: ...``."""
@@ -158,6 +164,15 @@ def edit_all(parameters):
             p._owner.forms = {}
 
 
+_WORKED_OUT = ("_bound", "_steps", "_version")  # names of what modules keep beside their state
+_changes = 0
+
+
+def changes() -> int:
+    """How often an attribute of any module was set: what was worked out from attributes holds while this number stays."""
+    return _changes
+
+
 class IncompatibleKeys(NamedTuple):
     """What ``load_state_dict(strict=False)`` left aside."""
 
@@ -185,6 +200,24 @@ class Module:
 
     training = True
     _buffers: tuple = ()  # names of the attributes that are buffers
+
+    def __setattr__(self, name, value):
+        object.__setattr__(self, name, value)
+        self._changed()
+
+    def __delattr__(self, name):
+        object.__delattr__(self, name)
+        self._changed()
+
+    def _changed(self):
+        """Forget what was worked out from attributes (see OperatorLayer.forward and Sequential.forward)."""
+        global _changes
+        _changes += 1
+        self.__dict__["_version"] = _changes
+        self.__dict__.pop("_bound", None)
+
+    def __getstate__(self):
+        return {name: value for name, value in self.__dict__.items() if name not in _WORKED_OUT}
 
     def __call__(self, *inputs, **options):
         return self.forward(*inputs, **options)
@@ -324,6 +357,7 @@ class Module:
             for name in module._buffers:
                 if (value := getattr(module, name)) is not None:
                     setattr(module, name, _to(value, device, dtype))
+            module._changed()
         return self
 
     def numpy(self):
@@ -336,6 +370,7 @@ class Module:
                 if is_tensor(value := getattr(module, name)):
                     value = as_array(value)
                     setattr(module, name, value.astype("f4") if value.dtype == np.float16 else value)
+            module._changed()
         return self
 
     def train(self, mode: bool = True):
@@ -373,18 +408,51 @@ class OperatorLayer(Module):
     """
 
     operator: str  # its name in fastdl.functional
+    # Whether a call is settled by the layer's attributes and the form of x: no values are checked, nothing is drawn. Each class
+    # says so for itself, for one made from it may do something else.
+    binds = False
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        if "binds" not in cls.__dict__:
+            cls.binds = False
 
     def arguments(self, x) -> tuple[tuple, dict]:
         """What follows x in the operator's call: positional arguments, Parameters and plain values (None for an absent
         Parameter only), and options."""
         return (), {}
 
-    def forward(self, x, *extra, pool=False, **more):
+    def forward(self, x, *extra, **more):
+        fused = more.get("activation") if len(more) == 1 else None
+        if self.binds and type(x) is np.ndarray and not extra and (not more or type(fused) in (str, tuple)):
+            # checks and choices cost more than a small layer's work: they are made once for each form of x
+            key = x.shape, x.strides, x.dtype, generation(), fused
+            bound = self.__dict__.get("_bound")
+            run = None if bound is None else bound.get(key)
+            if run is None:
+                run = self._bind(key, x, more)
+            return run(x)
+        return self._call(x, *extra, **more)
+
+    def _call(self, x, *extra, pool=False, **more):
         positional, options = self.arguments(x, *extra)
         if more:
             options = {**options, **more}
         operator = f"{self.operator}_max_pool2d" if pool else self.operator
         return getattr(F, operator)(x, *map(packed_of, positional), **options)
+
+    def _bind(self, key, x, more):
+        """What serves arrays of x's form from now on."""
+        positional, options = self.arguments(x)
+        operator = getattr(F, self.operator)
+        run = operator.bind(x, *map(packed_of, positional), **{**options, **more}) if _plain(x) else None
+        if run is None:
+            return lambda x: self._call(x, **more)
+        bound = self.__dict__.setdefault("_bound", {})
+        if len(bound) >= _MOST_BOUND:
+            bound.clear()
+        bound[key] = run
+        return run
 
     def vjp(self, x, *extra, **more):
         positional, options = self.arguments(x, *extra)
@@ -417,6 +485,14 @@ def _fits(dtype, target) -> bool:
     if is_tensor(data := data_of(target)):
         return dtype.kind == ("f" if data.is_floating_point() else "i")
     return dtype.kind == target.dtype.kind and np.can_cast(dtype, target.dtype)
+
+
+_MOST_BOUND = 64  # forms of x that a layer remembers
+
+
+def _plain(x):
+    """Whether kernels take an array as it lies, wherever it lies: of whole elements apart, in the machine's byte order."""
+    return x.dtype.isnative and not any(stride % x.itemsize for stride in x.strides)
 
 
 def data_of(value):

@@ -64,7 +64,7 @@ class _BatchNorm(OperatorLayer):
         if statistics is None:
             return
         with gradient_lock():
-            self.num_batches_tracked += 1
+            self.num_batches_tracked[...] += 1
             if 0 not in x.shape:
                 momentum = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
                 for running, new in zip((self.running_mean, self.running_var), statistics, strict=True):
@@ -107,7 +107,7 @@ class LayerNorm(OperatorLayer):
     Source: J. L. Ba, J. R. Kiros, G. Hinton, "Layer normalization" (2016).
     """
 
-    operator = "layer_norm"
+    operator, binds = "layer_norm", True
 
     def __init__(self, normalized_shape, eps=1e-5, elementwise_affine=True, bias=True, *, dtype=np.float32):
         shape = normalized_shape if isinstance(normalized_shape, (tuple, list)) else (normalized_shape,)
@@ -132,7 +132,7 @@ class GroupNorm(OperatorLayer):
     weight starts as ones, bias as zeros; neither exists without ``affine``. Source: Y. Wu, K. He, "Group normalization" (2018).
     """
 
-    operator = "group_norm"
+    operator, binds = "group_norm", True
 
     def __init__(self, num_groups, num_channels, eps=1e-5, affine=True, *, bias=True, dtype=np.float32):
         self.num_groups = check.integer("GroupNorm", "num_groups", num_groups, 1)

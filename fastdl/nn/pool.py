@@ -49,19 +49,19 @@ class _MaxPool(_Pool):
 class MaxPool1d(_MaxPool):
     """The largest of each window: (N, C, L) -> (N, C, L')."""
 
-    ndim, operator = 1, "max_pool1d"
+    ndim, operator, binds = 1, "max_pool1d", True
 
 
 class MaxPool2d(_MaxPool):
     """The largest of each window: (N, C, H, W) -> (N, C, H', W')."""
 
-    ndim, operator = 2, "max_pool2d"
+    ndim, operator, binds = 2, "max_pool2d", True
 
 
 class MaxPool3d(_MaxPool):
     """The largest of each window: (N, C, D, H, W) -> (N, C, D', H', W')."""
 
-    ndim, operator = 3, "max_pool3d"
+    ndim, operator, binds = 3, "max_pool3d", True
 
 
 class _AvgPool(_Pool):
@@ -84,7 +84,7 @@ class _AvgPool(_Pool):
 class AvgPool1d(_AvgPool):
     """The mean of each window: (N, C, L) -> (N, C, L')."""
 
-    ndim, operator = 1, "avg_pool1d"
+    ndim, operator, binds = 1, "avg_pool1d", True
     options = _AvgPool.options[:5]
 
     def __init__(self, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True):
@@ -94,13 +94,13 @@ class AvgPool1d(_AvgPool):
 class AvgPool2d(_AvgPool):
     """The mean of each window: (N, C, H, W) -> (N, C, H', W')."""
 
-    ndim, operator = 2, "avg_pool2d"
+    ndim, operator, binds = 2, "avg_pool2d", True
 
 
 class AvgPool3d(_AvgPool):
     """The mean of each window: (N, C, D, H, W) -> (N, C, D', H', W')."""
 
-    ndim, operator = 3, "avg_pool3d"
+    ndim, operator, binds = 3, "avg_pool3d", True
 
 
 class _AdaptivePool(_Pool):
@@ -128,37 +128,37 @@ class _AdaptiveMaxPool(_AdaptivePool):
 class AdaptiveAvgPool1d(_AdaptivePool):
     """The mean of each of output_size nearly equal windows: (N, C, L) -> (N, C, output_size)."""
 
-    ndim, operator = 1, "adaptive_avg_pool1d"
+    ndim, operator, binds = 1, "adaptive_avg_pool1d", True
 
 
 class AdaptiveAvgPool2d(_AdaptivePool):
     """The mean of each of output_size nearly equal windows; None in a dimension keeps its size."""
 
-    ndim, operator = 2, "adaptive_avg_pool2d"
+    ndim, operator, binds = 2, "adaptive_avg_pool2d", True
 
 
 class AdaptiveAvgPool3d(_AdaptivePool):
     """The mean of each of output_size nearly equal windows; None in a dimension keeps its size."""
 
-    ndim, operator = 3, "adaptive_avg_pool3d"
+    ndim, operator, binds = 3, "adaptive_avg_pool3d", True
 
 
 class AdaptiveMaxPool1d(_AdaptiveMaxPool):
     """The largest of each of output_size nearly equal windows: (N, C, L) -> (N, C, output_size)."""
 
-    ndim, operator = 1, "adaptive_max_pool1d"
+    ndim, operator, binds = 1, "adaptive_max_pool1d", True
 
 
 class AdaptiveMaxPool2d(_AdaptiveMaxPool):
     """The largest of each of output_size nearly equal windows; None in a dimension keeps its size."""
 
-    ndim, operator = 2, "adaptive_max_pool2d"
+    ndim, operator, binds = 2, "adaptive_max_pool2d", True
 
 
 class AdaptiveMaxPool3d(_AdaptiveMaxPool):
     """The largest of each of output_size nearly equal windows; None in a dimension keeps its size."""
 
-    ndim, operator = 3, "adaptive_max_pool3d"
+    ndim, operator, binds = 3, "adaptive_max_pool3d", True
 
 
 class _LPPool(_Pool):
@@ -177,16 +177,16 @@ class _LPPool(_Pool):
 class LPPool1d(_LPPool):
     """(sum of x^p)^(1/p) of each window, p = norm_type: (N, C, L) -> (N, C, L')."""
 
-    ndim, operator = 1, "lp_pool1d"
+    ndim, operator, binds = 1, "lp_pool1d", True
 
 
 class LPPool2d(_LPPool):
     """(sum of x^p)^(1/p) of each window, p = norm_type: (N, C, H, W) -> (N, C, H', W')."""
 
-    ndim, operator = 2, "lp_pool2d"
+    ndim, operator, binds = 2, "lp_pool2d", True
 
 
 class LPPool3d(_LPPool):
     """(sum of x^p)^(1/p) of each window, p = norm_type: (N, C, D, H, W) -> (N, C, D', H', W')."""
 
-    ndim, operator = 3, "lp_pool3d"
+    ndim, operator, binds = 3, "lp_pool3d", True

@@ -12,7 +12,7 @@ from ...cpu.blocking import LANES
 from ...cpu.gemm import few_elements, panel_elements, row_parts, scratch_elements
 from ...cpu.thresholds import MULTIPLY_ADDS
 from ...cpu.workspace import NOTHING, workspace
-from ...packing import is_packed, prepared
+from ...packing import aligned, is_packed, keeper, prepared
 from ..activation import activate, needs_input
 from ..numba_activation import code_of, kernel_arguments
 from ..pointwise.numba_backend import activation_gradient
@@ -107,9 +107,36 @@ def multiply_packed_weight(a, w, out=None, bias=None, what=0, slope=0.0):
 
 
 def _panels(w, pool):
-    out = np.empty((1, panel_elements(*w.shape, LANES[w.dtype.char])), w.dtype)
+    out = aligned((1, panel_elements(*w.shape, LANES[w.dtype.char])), w.dtype)
     pack_weight[w.dtype.char](pool, w.T, out[0])
     return out
+
+
+def linear_bound(arrays, params):
+    """See op.py."""
+    a, w, bias = arrays
+    code, slope = kernel_arguments(params.activation)
+    if code_of(params.activation) is None or not a.size or not w.size or (bias is not None and not bias.flags.c_contiguous):
+        return None
+    (m, k), n, dtype, char = a.shape, w.shape[0], a.dtype, a.dtype.char
+    what = code + (0 if bias is None else BY_COLUMN)
+    bias = NOTHING[char] if bias is None else bias
+    run, empty, shape, shared, b = gemm[char], np.empty, (m, n), m * n * k > MULTIPLY_ADDS, w.T
+    ready = is_packed(w) and m > 1
+    if ready:
+        panels, way = keeper(w, "gemm", lambda: _panels(w, parallel.team()[0] if shared else 0)), READY
+    else:
+        way = _way(m, n, k, a, b)
+
+    def product(a):
+        pool, slots = parallel.team() if shared else (0, 1)
+        elements = 0 if way == DOTS else _scratch_elements(way, m, n, k, slots, char)
+        c = empty(shape, dtype)
+        scratch = workspace(elements, dtype) if elements else NOTHING[char]
+        run(pool, slots, way, a, panels() if ready else b, c, scratch, bias, what, slope)
+        return c
+
+    return product
 
 
 matmul_at_once = product_at_once

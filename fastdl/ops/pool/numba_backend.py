@@ -19,7 +19,7 @@ from .geometry import AdaptiveParams
 from .numba_pixels import collect_pixels, max_pixels, mean_pixels, search_pixels, spread_pixels
 from .numba_rows import MAX, MEAN
 from .numba_scatter import collect_evenly, scatter, scatter_pairs
-from .numba_search import indices, search_by_cells, search_evenly
+from .numba_search import indices, search_by_cells, search_evenly, search_pairs
 from .numba_spread import spread_by_cells, spread_evenly
 from .numba_windows import CELLS, SLACK, Plan, adaptive_windows, windows
 
@@ -75,14 +75,26 @@ def _dense(g, channels_last):
 
 def _as_rows(x, plan):
     """A view of x that has long rows, or many of them in a plane, and the plan for it."""
+    form, plan = _row_form(x, plan)
+    return _seen(x, *form), plan
+
+
+def _row_form(x, plan):
+    """(what _seen takes beside x, the plan for what it gives)."""
     n, channels, D, H, W = x.shape
+    flat = None
     if plan.flat is not None:
         _, _, sd, sh, sw = x.strides
         if sw == x.itemsize and (H == 1 or sh == W * sw) and (D == 1 or sd == H * W * sw):
-            x, plan = x.reshape(n, channels, 1, 1, D * H * W), plan.flat
-    if plan.is_line:
-        x, plan = x.transpose(0, 2, 3, 1, 4), plan.upright(channels)
-    return x, plan
+            flat, plan = (n, channels, 1, 1, D * H * W), plan.flat
+    return (flat, plan.is_line), plan.upright(channels) if plan.is_line else plan
+
+
+def _seen(x, flat, upright):
+    """Planes as rows of that shape, and channels as the rows of a plane."""
+    if flat is not None:
+        x = x.reshape(flat)
+    return x.transpose(0, 2, 3, 1, 4) if upright else x
 
 
 def _scratch(elements, dtype):
@@ -115,6 +127,35 @@ def _reduce(x, plan, of_rows, of_pixels):
     return y
 
 
+def _bound(x, plan, of_rows, of_pixels):
+    """_reduce for arrays of x's form (see op.py), or None."""
+    dtype, last = x.dtype, is_channels_last(x)
+    shape, shared = x.shape[:2] + plan.out, x.size > POOLED
+    if not math.prod(shape) or plan.identity or _readable(x, last) is not x:
+        return None
+    if last:
+        run, table, divisors = of_pixels[dtype.char], plan.forward, plan.divisors
+
+        def pixels(x):
+            y = empty_in_layout(shape, dtype, True)
+            run(parallel.pool() if shared else 0, x, table, divisors, y)
+            return y
+
+        return pixels
+    (flat, upright), plan = _row_form(x, plan)
+    way, segment, block, pitch = plan.reduce_way
+    run, table, divisors, empty, seen = of_rows[way][dtype.char], plan.forward, plan.divisors, np.empty, flat is not None or upright
+
+    def rows(x):
+        pool, slots = parallel.team() if shared else (0, 1)
+        y = empty(shape, dtype)
+        scratch = _scratch(slots * block * pitch, dtype)
+        run(pool, _seen(x, flat, upright) if seen else x, table, segment, block, pitch, divisors, scratch, y)
+        return y
+
+    return rows
+
+
 def _search(x, plan):
     """Maxima, and their places as a pair (narrow, wide) of flat arrays in y's order, one of them empty."""
     dtype, last = x.dtype, is_channels_last(x)
@@ -130,8 +171,11 @@ def _search(x, plan):
     else:
         x, view = _as_rows(x, plan)
         way, segment, block, pitch = view.search_way
-        scratch = _scratch(slots * block * pitch * view.axes[0].window * view.axes[1].window, dtype)
-        search = search_by_cells if way == CELLS else search_evenly
+        if view.pairs:
+            search, scratch = search_pairs, NOTHING[dtype.char]
+        else:
+            search = search_by_cells if way == CELLS else search_evenly
+            scratch = _scratch(slots * block * pitch * view.axes[0].window * view.axes[1].window, dtype)
         search[dtype.char](pool, x, view.forward, segment, block, pitch, scratch, y, *places)
         if plan.empty is not None:  # cells that meet no element
             y[:, :, plan.empty] = -np.inf
@@ -231,6 +275,15 @@ def adaptive_max_pool(arrays, params, train):
 adaptive_max_pool_backward = max_pool_backward
 
 
+def max_pool_bound(arrays, params):
+    (x,) = arrays
+    plan = _plan(x, params)
+    return None if params.return_indices or plan.cells >= 1 << 31 else _bound(x, plan, MAX, max_pixels)
+
+
+adaptive_max_pool_bound = max_pool_bound
+
+
 def avg_pool(arrays, params, train):
     (x,) = arrays
     return _reduce(x, _plan(x, params), MEAN, mean_pixels), None
@@ -243,7 +296,12 @@ def avg_pool_backward(grad, arrays, saved, params, needs):
     return (_spread(grad, x, _plan(x, params)),)
 
 
-adaptive_avg_pool = avg_pool
+def avg_pool_bound(arrays, params):
+    (x,) = arrays
+    return _bound(x, _plan(x, params), MEAN, mean_pixels)
+
+
+adaptive_avg_pool, adaptive_avg_pool_bound = avg_pool, avg_pool_bound
 adaptive_avg_pool_backward = avg_pool_backward
 
 

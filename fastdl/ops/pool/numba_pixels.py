@@ -10,11 +10,14 @@ import math
 
 from ...cpu._pool import parallel_for
 from ...cpu.jit import inline, kernel
-from ...cpu.simd import bits, lanes, load, maximum, offset, pointer, read, select, splat, store
+from ...cpu.simd import bits, lanes, load, maximum, offset, pointer, prefetch, read, select, splat, store
 from .numba_lanes import NOWHERE, load_places, load_up_to, store_places, store_up_to
 from .numba_rows import SHARE, add
-from .numba_windows import CELL, COUNT, DILATION, FIRST, OFFSET, OUT, SEEN, SIZE, SKIPPED, WIDE, WINDOW
+from .numba_windows import CELL, COUNT, DILATION, FIRST, OFFSET, OUT, SEEN, SIZE, SKIPPED, STRIDE, WIDE, WINDOW
 
+# Elements: where windows do not overlap, memory is asked for so long before it is read. 64 x 128 x 56 x 56 by 2 x 2 on one core of Zen 5:
+# 5.0 ms, and 8.0 without.
+AHEAD = 1024
 PIECE = 16  # pixels of a window at a time: more streams than that the hardware does not fetch ahead
 
 
@@ -40,20 +43,33 @@ def mean(v, count):
     return v / splat(v, count)
 
 
+@inline
+def ask(p, ahead):
+    """For the four vectors from p[ahead] on."""
+    if ahead > 0:
+        for i in range(4):
+            prefetch(p, ahead + i * lanes(p))
+
+
 # ------------------------------------------------------------------------------------------------ maxima and sums
 def _reduction(combine, empty, finish):
     @inline
-    def pixels(x, nh, sh, nw, sw, C, y, room, more, last, count):
-        """All channels of nh * nw pixels, combined with y if ``more``, and finished if this is the ``last`` of a window."""
+    def pixels(x, nh, sh, nw, sw, C, y, room, more, last, count, ahead):
+        """All channels of nh * nw pixels, combined with y if ``more``, and finished if this is the ``last`` of a window.
+
+        ahead: how far before they are read elements are asked for, 0 where others have read them.
+        """
         V = lanes(x)
         c = 0
         while c + 4 * V <= C:
             q = offset(x, c)
+            ask(q, ahead)
             v0, v1, v2, v3 = load(q, 0), load(q, V), load(q, 2 * V), load(q, 3 * V)
             w = 1
             for h in range(nh):
                 while w < nw:
                     p = offset(q, h * sh + w * sw)
+                    ask(p, ahead)
                     v0, v1 = combine(v0, load(p, 0)), combine(v1, load(p, V))
                     v2, v3 = combine(v2, load(p, 2 * V)), combine(v3, load(p, 3 * V))
                     w += 1
@@ -88,6 +104,7 @@ def _reduction(combine, empty, finish):
         count_d, count_h, count_w = _three(plan, COUNT)
         dd, dh, dw = read(plan, DILATION) * sd, read(plan, DILATION + 1) * sh, read(plan, DILATION + 2) * sw
         divisors_h, divisors_w = offset(divisors, OD), offset(divisors, OD + OH)
+        ahead = AHEAD if read(plan, STRIDE + 2) >= read(plan, WINDOW + 2) else 0
         together = max(1, PIECE // read(plan, WINDOW + 2))  # rows of a window
         end = min(rows, (index + 1) * share)
         for r in range(index * share, end):
@@ -109,7 +126,7 @@ def _reduction(combine, empty, finish):
                         for w in range(0, nw, PIECE):
                             last = d == nd - 1 and h + together >= nh and w + PIECE >= nw
                             pixels(offset(corner, d * dd + h * dh + w * dw), min(together, nh - h), dh, min(PIECE, nw - w), dw, C,
-                                   target, room, d + h + w > 0, last, count)
+                                   target, room, d + h + w > 0, last, count, ahead)
                         h += together
 
     return chunk

@@ -19,10 +19,13 @@ import math
 
 from ...cpu._pool import parallel_for
 from ...cpu.jit import always_inline, inline, kernel
-from ...cpu.simd import gather, hmax, hsum, lanes, load, load_n, maximum, offset, pointer, read, splat, store, write
+from ...cpu.simd import gather, hmax, hsum, lanes, load, load_n, maximum, offset, pointer, prefetch, read, splat, store, write
 from .numba_lanes import deinterleave, load_alternate, load_up_to, store_up_to
 from .numba_windows import BEFORE, COUNT, DILATION, FIRST, OUT, SIZE, STRIDE, WINDOW
 
+# Elements: pairs lie one after the other, and memory is asked for so long before they are read. 64 x 128 x 56 x 56 by 2 x 2 on one core
+# of Zen 5: 3.1 ms, and 5.2 without.
+AHEAD = 2048
 SHARE = 1 << 14  # elements of the input that a thread takes at a time
 
 
@@ -180,11 +183,15 @@ def reduction(combine, combine_numbers, across, rest, empty, finish, finish_numb
                 if n >= V:
                     o = min(o, n - V)
                 i, half = 2 * o, 2 * o + V
+                prefetch(top, i + AHEAD)
+                prefetch(top, half + AHEAD)
                 a, b = load_up_to(top, i, 2 * n), load_up_to(top, half, 2 * n - V)
                 h = 1
                 for d in range(nd):
                     while h < nh:
                         p = offset(top, d * sd + h * dh)
+                        prefetch(p, i + AHEAD)
+                        prefetch(p, half + AHEAD)
                         a, b = combine(a, load_up_to(p, i, 2 * n)), combine(b, load_up_to(p, half, 2 * n - V))
                         h += 1
                     h = 0

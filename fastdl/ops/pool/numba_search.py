@@ -1,7 +1,8 @@
 """Maxima and their places where memory holds rows (N, C, D, H, W), and places as indices.
 
 Of equal elements the first wins and of NaN the last, in the order of memory, so a window is searched row by row, here for
-a vector of cells at once (REGULAR: in copies of the rows with padding around them, or in place) or cell by cell (CELLS).
+a vector of cells at once (in copies of the rows with padding around them, or in place; two by two with two loads for each row) or
+cell by cell.
 """
 
 from __future__ import annotations
@@ -10,18 +11,20 @@ import math
 
 from ...cpu._pool import parallel_for
 from ...cpu.jit import inline, kernel
-from ...cpu.simd import bits, hmax, lanes, load, load_n, offset, pointer, read, select, splat, write
+from ...cpu.simd import bits, hmax, lanes, load, load_n, offset, pointer, prefetch, read, select, splat, write
 from .numba_lanes import (
     copy,
+    deinterleave,
     lane_numbers,
     largest_integer,
     load_integers,
     load_strided,
+    load_up_to,
     store_lanes,
     store_place,
     store_up_to,
 )
-from .numba_rows import SHARE, fill, next_position, position, visible
+from .numba_rows import AHEAD, SHARE, fill, next_position, position, visible
 from .numba_windows import BEFORE, COUNT, DILATION, FIRST, ORIGIN, OUT, PLACES, SIZE, SKIPPED, STRIDE, WIDE, WINDOW
 
 
@@ -72,6 +75,53 @@ def _search_along(x, first, first_pitch, pitch, nd, pitch_d, count, pitch_h, row
             store_up_to(y, at + o, best, left - o)
             store_lanes(narrow, at + o, place, V, left - o)
             o += V
+
+
+@inline
+def _better(best, place, v, here):
+    wins = (v > best) | (v != v)
+    return select(wins, v, best), select(wins, splat(place, here), place)
+
+
+@inline
+def _search_two_by_two(x, first, sh, rows, n, y, narrow, room):
+    """n cells of each of some rows of cells, each cell two by two and no two of them with an element in common."""
+    V = lanes(x)
+    for j in range(rows):
+        top, left = offset(x, read(first, j) * sh), room - j * n
+        low = offset(top, sh)
+        o = 0
+        while o < n:
+            if n >= V:
+                o = min(o, n - V)
+            i, half = 2 * o, 2 * o + V
+            prefetch(top, i + AHEAD)
+            prefetch(top, half + AHEAD)
+            prefetch(low, i + AHEAD)
+            prefetch(low, half + AHEAD)
+            best, b = deinterleave(load_up_to(top, i, 2 * n), load_up_to(top, half, 2 * n - V))
+            c, d = deinterleave(load_up_to(low, i, 2 * n), load_up_to(low, half, 2 * n - V))
+            place = splat(bits(best), 0)
+            best, place = _better(best, place, b, 1)
+            best, place = _better(best, place, c, 2)
+            best, place = _better(best, place, d, 3)
+            store_up_to(y, j * n + o, best, left - o)
+            store_lanes(narrow, j * n + o, place, V, left - o)
+            o += V
+
+
+@inline
+def _search_pairs(slot, index, share, total, x, sn, sc, sd, sh, channels, plan, segment, block, pitch, y, narrow, wide, scratch):
+    OD, OH, OW = read(plan, OUT), read(plan, OUT + 1), read(plan, OUT + 2)
+    first_d, first_h = offset(plan, read(plan, FIRST)), offset(plan, read(plan, FIRST + 1))
+    r, end = index * share, min(total, (index + 1) * share)
+    oh, od, plane = position(r, OH, OD)
+    while r < end:
+        rows = min(OH - oh, end - r)
+        top = offset(x, plane // channels * sn + plane % channels * sc + read(first_d, od) * sd)
+        _search_two_by_two(top, offset(first_h, oh), sh, rows, OW, offset(y, r * OW), offset(narrow, r * OW), (end - r) * OW)
+        oh, od, plane = next_position(oh, od, plane, rows, OH, OD)
+        r += rows
 
 
 @inline
@@ -203,6 +253,13 @@ def _arguments(x, plan, segment, block, pitch, scratch, y, narrow, wide):
 def search_evenly(pool, x, plan, segment, block, pitch, scratch, y, narrow, wide):
     shares, arguments = _arguments(x, plan, segment, block, pitch, scratch, y, narrow, wide)
     parallel_for(pool, _search_evenly, shares, arguments)
+
+
+@kernel("i R5 L1 i i i W1 W5 B1 L1")
+def search_pairs(pool, x, plan, segment, block, pitch, scratch, y, narrow, wide):
+    """Windows of two by two (Plan.pairs), which need no scratch memory."""
+    shares, arguments = _arguments(x, plan, segment, block, pitch, scratch, y, narrow, wide)
+    parallel_for(pool, _search_pairs, shares, arguments)
 
 
 @kernel("i R5 L1 i i i W1 W5 B1 L1")
