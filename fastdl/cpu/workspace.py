@@ -24,10 +24,20 @@ def workspace(elements: int, dtype) -> np.ndarray:
     return view[:elements]
 
 
-def _grown(nbytes, dtype):
+def aligned(elements: int, dtype) -> np.ndarray:
+    """A new uninitialised one-dimensional array, aligned to 64 bytes."""
+    return _aligned_bytes(elements * dtype.itemsize).view(dtype)[:elements]
+
+
+def _aligned_bytes(nbytes):
+    """At least so many, in whole multiples of 8."""
     memory = np.empty(nbytes + 64 + -nbytes % 8, np.uint8)
     start = -memory.ctypes.data % 64
-    block = memory[start : start + nbytes + -nbytes % 8]
+    return memory[start : start + nbytes + -nbytes % 8]
+
+
+def _grown(nbytes, dtype):
+    block = _aligned_bytes(nbytes)
     if nbytes <= _KEEP:
         for char in KINDS:
             setattr(_local, char, block.view(char))

@@ -10,7 +10,8 @@ import numpy as np
 
 from ...cpu import parallel, thresholds
 from ...cpu.blocking import LANES
-from ...cpu.workspace import workspace
+from ...cpu.workspace import aligned, workspace
+from ...packing import is_packed, prepared
 from ..matmul.numba_backend import multiply
 from .layout import GATES, Weights, dropout_apply, dropout_kept, join, split
 from .numba_cell import cell
@@ -22,6 +23,7 @@ from .numba_sequence import W_H, W_R, W_X, forward, start
 from .numba_steps import CODES, GRU, LSTM, RESET_FIRST
 
 _NOTHING = {(char, rank): np.empty((0,) * rank, char) for char in "fd" for rank in (1, 2)}
+_NO_WORDS = np.empty((1, 0), np.int64)
 
 
 class Trace(NamedTuple):
@@ -67,18 +69,13 @@ def _kept(params, rows, steps, batch):
 
 def _layer(x, h0, c0, weights, plan, rows, train, h_n, c_n) -> Trace:
     n, char, hidden, peepholes = len(weights), x.dtype.char, plan.hidden, weights[0].peephole is not None
-    places, size = places_of(plan, n, x.shape[1], rows.batch, train, peepholes)
+    ready = all(is_packed(w.w_ih) and is_packed(w.w_hh) and (w.w_hr is None or is_packed(w.w_hr)) for w in weights)
+    places, size = places_of(plan, n, x.shape[1], rows.batch, train, peepholes, ready)
     memory, at = workspace(size, x.dtype), places.tolist()
     none, no_states = _NOTHING[char, 1], _NOTHING[char, 2]
+    panels = []
     for k, w in enumerate(weights):
-        _pack(plan, w.w_ih, plan.gates, memory[at[2 * W_X + k]:])
-        if plan.code == RESET_FIRST:
-            _pack(plan, w.w_hh[:2 * hidden], 2, memory[at[2 * W_H + k]:])
-            _pack(plan, w.w_hh[2 * hidden:], 1, memory[at[2 * W_R + k]:])
-        else:
-            _pack(plan, w.w_hh, plan.gates, memory[at[2 * W_H + k]:])
-        if plan.projection:
-            _pack(plan, w.w_hr, 1, memory[at[2 * W_R + k]:])
+        panels += _panels_of(w, plan, None if ready else [memory[at[2 * part + k]:] for part in (W_X, W_H, W_R)])
         start[char](k, plan.code, plan.gates, hidden, plan.output, none if w.b_ih is None else w.b_ih, none if w.b_hh is None else w.b_hh,
                     w.peephole if peepholes else none, no_states if h0 is None else h0[k], no_states if c0 is None else c0[k],
                     rows.order, places, memory)
@@ -86,9 +83,36 @@ def _layer(x, h0, c0, weights, plan, rows, train, h_n, c_n) -> Trace:
     kept_gates = np.empty((n, rows.total * plan.gates * plan.padded if train else 0), x.dtype)
     kept = np.empty((n, rows.total * plan.padded if train and plan.code in (GRU, LSTM) else 0), x.dtype)
     forward[char](plan.pool, plan.slots, plan.code, int(train), plan.split_units, plan.chunk, plan.together, n, plan.gates, hidden,
-                  plan.output, plan.projection, int(peepholes), rows.counts, rows.offsets, rows.order, places, x, memory, y, h_n, c_n,
-                  kept_gates, kept)
+                  plan.output, plan.projection, int(peepholes), rows.counts, rows.offsets, rows.order, places, plan.words(n), x, memory,
+                  *panels[:3], *panels[-3:], y, h_n, c_n, kept_gates, kept)
     return Trace(x, y, kept_gates, kept)
+
+
+def _panels_of(w, plan, out):
+    """Panels of w_ih, of w_hh (where the reset gate is first, of r and z) and of what is multiplied within a step.
+
+    out: an array for each, or None: they are kept with the weights, which are packed arrays.
+    """
+    hidden, none = plan.hidden, _NOTHING[w.w_ih.dtype.char, 1]
+    state, inner = w.w_hh, w.w_hr
+    if plan.code == RESET_FIRST:
+        state, inner = w.w_hh[:2 * hidden], w.w_hh[2 * hidden:]
+    parts = ((w.w_ih, plan.gates), (state, len(state) // hidden), (inner, 1))
+    if out is None:
+        return [none if part is None else prepared(part, ("recurrent", gates), lambda p=part, g=gates: _new_panels(plan, p, g))
+                for part, gates in parts]
+    for (part, gates), place in zip(parts, out, strict=True):
+        if part is not None:
+            _pack(plan, part, gates, place)
+    return out
+
+
+def _new_panels(plan, w, gates):
+    rows, k = w.shape
+    lanes = LANES[w.dtype.char]
+    out = aligned(gates * up_to_block(rows // gates, lanes) * k, w.dtype)
+    _pack(plan, w, gates, out)
+    return out
 
 
 def _pack(plan, w, gates, out):
@@ -154,8 +178,8 @@ def _through_steps(dy, dh_n, dc_n, weights, before, trace, plan, rows):
     d = np.empty((n, rows.total, (plan.gates + plan.is_gru) * hidden), dy.dtype)
     into = np.empty((n, rows.total if plan.projection else 0, plan.output), dy.dtype)
     flat = [a.reshape(n, -1) for a in (peephole, trace.kept_gates, trace.kept, first)]
-    backward[char](plan.pool, plan.code, plan.split_units, plan.chunk, 1, plan.gates, hidden, plan.output, plan.projection, int(peepholes),
-                   rows.counts, rows.offsets, w_h, w_r, *flat, trace.y, dy, dh.reshape(n, -1), carried.reshape(n, -1), d.reshape(n, -1),
+    backward[char](plan.pool, plan.slots, plan.code, plan.split_units, plan.chunk, 1, plan.gates, hidden, plan.output, plan.projection,
+                   int(peepholes), rows.counts, rows.offsets, plan.words(n), w_h, w_r, *flat, trace.y, dy, dh.reshape(n, -1), carried.reshape(n, -1), d.reshape(n, -1),
                    into.reshape(n, -1), scratch.reshape(n, -1))
     dh, carried = dh[..., :plan.output], carried[..., :hidden]
     return d, into, dh + carried if plan.is_gru else dh, carried
@@ -304,7 +328,7 @@ def rnn_cell_backward(grad, arrays, saved, params, needs):
     _fill(carried, dc_new)
     d = np.empty((batch, (gates + is_gru) * hidden), x.dtype)
     rows, nothing, dy = rows_of(1, batch, None, None), np.empty((1, 0), x.dtype), np.zeros((batch, hidden), x.dtype)
-    backward[char](0, code, 0, max(1, batch), 0, gates, hidden, hidden, 0, 0, rows.counts, rows.offsets, nothing, nothing, nothing,
+    backward[char](0, 1, code, 0, max(1, batch), 0, gates, hidden, hidden, 0, 0, rows.counts, rows.offsets, _NO_WORDS, nothing, nothing, nothing,
                    kept_gates[None], kept[None], before.reshape(1, -1), nothing, dy, dh.reshape(1, -1), carried.reshape(1, -1),
                    d.reshape(1, -1), nothing, nothing)
     carried, dh = carried[0, :, :hidden], None

@@ -13,6 +13,7 @@ from .layout import GATES
 from .numba_product import PANEL, blocks_of
 from .numba_sequence import BIAS, PEEPHOLE, SCRATCH, W_H, W_R, W_X, C, H
 from .numba_steps import CODES, GRU, RESET_FIRST
+from .numba_team import WORD
 
 # Input rows that go through the input's weights together: enough to pay for reading these, few enough for their gates to
 # be in the cache when their steps come.
@@ -35,10 +36,16 @@ class Plan(NamedTuple):
     split_units: int  # whether a chunk is some units at one step; else it is some rows at all steps
     chunk: int
     together: int
+    block: int  # units
 
     @property
     def is_gru(self) -> bool:
         return self.code in (GRU, RESET_FIRST)
+
+    def words(self, directions) -> np.ndarray:
+        """Those of a team for each direction; see numba_team.py."""
+        parts = -(-self.padded // (self.block * self.chunk)) if self.split_units else 0
+        return np.zeros((directions, WORD * parts), np.int64)
 
     @property
     def inner_product(self) -> bool:
@@ -55,33 +62,37 @@ def plan_of(params, batch, steps, char) -> Plan:
     pool, slots = parallel.team() if step * steps > thresholds.MULTIPLY_ADDS else (0, 1)
     reset_first = params.mode == "gru" and not params.linear_before_reset
     code = RESET_FIRST if reset_first else CODES[params.mode]
-    return _plan(code, GATES[params.mode], params.hidden, params.projection, batch, steps, LANES[char], pool, slots,
-                 step > thresholds.STEP_MULTIPLY_ADDS)
+    return _plan(code, GATES[params.mode], params.hidden, params.projection, params.directions, batch, steps, LANES[char],
+                 pool, slots, step > thresholds.STEP_MULTIPLY_ADDS)
 
 
 @lru_cache(maxsize=256)
-def _plan(code, gates, hidden, projection, batch, steps, lanes, pool, slots, big_step) -> Plan:
+def _plan(code, gates, hidden, projection, directions, batch, steps, lanes, pool, slots, big_step) -> Plan:
     output, blocks = projection or hidden, blocks_of(hidden, lanes)
     split_units, chunk = 0, max(batch, 1)
     if slots > 1 and batch < 4 * slots:
-        if big_step and blocks > 1 and not projection and code != RESET_FIRST:
-            split_units, chunk = 1, -(-blocks // min(2 * slots, blocks))
+        if big_step and blocks > 1 and not projection and code != RESET_FIRST and slots > directions:
+            split_units, chunk = 1, -(-blocks // (2 * slots if blocks >= 8 * slots else slots))
     elif slots > 1:
         # two for each thread, where that leaves them eight rows: sequences differ in length, and threads in what else they do
         chunk = min(-(-batch // (2 * slots if batch >= 16 * slots else slots)), MOST_ROWS)
     together = max(1, min(steps, ROWS_AT_ONCE // max(1, batch if split_units else chunk)))
     padded, state = up_to_block(hidden, lanes), up_to_block(output, lanes)
-    return Plan(code, gates, hidden, output, projection, padded, state, pool, slots, split_units, chunk, together)
+    return Plan(code, gates, hidden, output, projection, padded, state, pool, slots, split_units, chunk, together,
+                PANEL * lanes)
 
 
 @lru_cache(maxsize=256)
-def places_of(plan, directions, features, batch, train, peepholes) -> tuple[np.ndarray, int]:
-    """Where each part for each direction starts in a layer's scratch memory, [2 * part + direction], and how much that is."""
+def places_of(plan, directions, features, batch, train, peepholes, packed) -> tuple[np.ndarray, int]:
+    """Where each part for each direction starts in a layer's scratch memory, [2 * part + direction], and how much that is.
+
+    packed: whether the weights are elsewhere.
+    """
     width = plan.gates * plan.padded
     sizes = {
-        W_X: width * features,
-        W_H: width * plan.output,
-        W_R: plan.state * plan.hidden * plan.inner_product,
+        W_X: width * features * (not packed),
+        W_H: width * plan.output * (not packed),
+        W_R: plan.state * plan.hidden * plan.inner_product * (not packed),
         BIAS: (plan.gates + plan.is_gru) * plan.padded,
         PEEPHOLE: 3 * plan.padded * peepholes,
         H: 2 * batch * plan.state,

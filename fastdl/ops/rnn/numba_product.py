@@ -100,38 +100,47 @@ def _panel_tile(rows, panels):
     return tile
 
 
-# eight chains hide the latency of the multiply-add; the first tile fills the registers
-_many_rows, _four_rows, _two_rows, _one_row, _one_row_one_panel = (
-    _panel_tile(TILE_ROWS, 1), _panel_tile(4, 1), _panel_tile(2, 2), _panel_tile(1, 4), _panel_tile(1, 1))
+# eight chains hide the latency of the multiply-add, where there are so many; the first tile fills the registers
+_many_rows, _eight_rows, _four_rows = _panel_tile(TILE_ROWS, 1), _panel_tile(8 if TILE_ROWS > 8 else TILE_ROWS, 1), _panel_tile(4, 1)
+_two_rows_3, _two_rows_2, _two_rows_1 = (_panel_tile(2, n) for n in (3 if TILE_ROWS > 8 else 2, 2, 1))
+_one_row_4, _one_row_3, _one_row_1 = (_panel_tile(1, n) for n in (4, 3, 1))
 
 
 # ------------------------------------------------------------------------------------------------ products
 @inline
 def product(a, a_row, m, k, packed, first, last, out, out_row):
-    """Columns of panels first to last - 1 of out (m rows, out_row apart) = a (m rows of k numbers) times the packed weight."""
+    """out (m rows, out_row apart) = a (m rows of k numbers) times panels first to last - 1 of the packed weight."""
+    width = PANEL * lanes(packed)
+    panels = offset(packed, first * k * width)
     if m >= 4:
-        _tall(a, a_row, m, k, packed, first, last, out, out_row)
-    elif m > 0:
-        _flat(a, a_row, m, k, packed, first, last, out, out_row)
+        _tall(a, a_row, m, k, panels, last - first, out, out_row)
+    else:
+        if m > 1:
+            _two(a, a_row, k, panels, last - first, out, out_row)
+        if m % 2 == 1:
+            _one(offset(a, (m - 1) * a_row), k, panels, last - first, offset(out, (m - 1) * out_row))
 
 
 @inline
-def _tall(a, a_row, m, k, packed, first, last, out, out_row):
+def _tall(a, a_row, m, k, panels, count, out, out_row):
     """A tile that would stick out at the end starts earlier: what is computed twice comes out the same."""
-    width = PANEL * lanes(packed)
+    width = PANEL * lanes(panels)
     whole = m - m % TILE_ROWS
     if whole > 0 and TILE_ROWS == 6 and 0 < m - whole < 3:
         whole -= TILE_ROWS  # 7 or 8 rows are two small tiles
     elif whole > 0 and m - whole > TILE_ROWS // 4 * 4:
         whole = m
-    for j in range(first, last):
-        panel = offset(packed, j * k * width)
-        target = offset(out, j * width)
+    for j in range(count):
+        panel, target = offset(panels, j * k * width), offset(out, j * width)
         i = 0
         while i < whole:
             r = min(i, m - TILE_ROWS)
             _many_rows(k, offset(a, r * a_row), a_row, panel, offset(target, r * out_row), out_row)
             i += TILE_ROWS
+        if TILE_ROWS > 8 and m - i > 4 and m >= 8:
+            r = min(i, m - 8)
+            _eight_rows(k, offset(a, r * a_row), a_row, panel, offset(target, r * out_row), out_row)
+            i += 8
         while i < m:
             r = min(i, m - 4)
             _four_rows(k, offset(a, r * a_row), a_row, panel, offset(target, r * out_row), out_row)
@@ -139,25 +148,29 @@ def _tall(a, a_row, m, k, packed, first, last, out, out_row):
 
 
 @inline
-def _flat(a, a_row, m, k, packed, first, last, out, out_row):
-    """Fewer than four rows: several panels at a time."""
-    width = PANEL * lanes(packed)
-    i = 0
-    if m > 1:
-        for j in range(first, last - 1, 2):
-            _two_rows(k, a, a_row, offset(packed, j * k * width), offset(out, j * width), out_row)
-        if (last - first) % 2:
-            for r in range(2):
-                _one_row_one_panel(k, offset(a, r * a_row), a_row, offset(packed, (last - 1) * k * width),
-                                   offset(out, r * out_row + (last - 1) * width), out_row)
-        i = 2
-    if i < m:
-        row = offset(a, i * a_row)
-        target = offset(out, i * out_row)
-        j = first
-        while j + 4 <= last:
-            _one_row(k, row, a_row, offset(packed, j * k * width), offset(target, j * width), out_row)
-            j += 4
-        while j < last:
-            _one_row_one_panel(k, row, a_row, offset(packed, j * k * width), offset(target, j * width), out_row)
-            j += 1
+def _two(a, a_row, k, panels, count, out, out_row):
+    width = PANEL * lanes(panels)
+    j = 0
+    while TILE_ROWS > 8 and (j + 5 <= count or j + 3 == count):
+        _two_rows_3(k, a, a_row, offset(panels, j * k * width), offset(out, j * width), out_row)
+        j += 3
+    while j + 2 <= count:
+        _two_rows_2(k, a, a_row, offset(panels, j * k * width), offset(out, j * width), out_row)
+        j += 2
+    if j < count:
+        _two_rows_1(k, a, a_row, offset(panels, j * k * width), offset(out, j * width), out_row)
+
+
+@inline
+def _one(a, k, panels, count, out):
+    width = PANEL * lanes(panels)
+    j = 0
+    while j + 4 <= count:
+        _one_row_4(k, a, ZERO, offset(panels, j * k * width), offset(out, j * width), ZERO)
+        j += 4
+    if j + 3 <= count:
+        _one_row_3(k, a, ZERO, offset(panels, j * k * width), offset(out, j * width), ZERO)
+        j += 3
+    while j < count:
+        _one_row_1(k, a, ZERO, offset(panels, j * k * width), offset(out, j * width), ZERO)
+        j += 1

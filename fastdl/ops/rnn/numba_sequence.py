@@ -3,7 +3,7 @@
 The rows of a batch stand sorted by length, longest first, so the rows alive at a step are the first ``counts[t]`` of
 the batch, and what belongs to step t, in x, y and everything kept, is rows ``offsets[t]`` and following: packed, without
 padding. A range of rows goes through all steps on its own; where rows are few and hidden units many, the units of each
-step are split over threads instead.
+step are split over threads instead (see numba_team.py).
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from .numba_steps import (
     reset_row,
     up_to_block,
 )
+from .numba_team import finish, take, wait_for_all
 
 # What lies one after the other in a layer's scratch memory, each part for each direction; see ``start`` and ``forward``.
-# A row of states is as long as the blocks of its units.
+# A row of states is as long as the blocks of its units. Weights are there only where they are not kept packed.
 W_X, W_H, W_R, BIAS, PEEPHOLE, H, C, SCRATCH = range(8)
 
 
@@ -37,7 +38,6 @@ class Layer(NamedTuple):
     units: Any  # Units
     backwards: int
     gates: int
-    state_gates: int  # those whose products with the state are made together: all, or r and z where the reset gate is first
     batch: int
     steps: int
     together: int  # the input's share of the gates is computed for so many steps at a time
@@ -91,6 +91,7 @@ def _project_input(layer, low, high, first, last, first_block, last_block, x_gat
     """The input's share of the gates of steps low to high - 1, for a range of rows and unit blocks."""
     width = layer.gates * layer.units.padded
     first_panel, last_panel = first_block * layer.gates, last_block * layer.gates
+    x_gates = offset(x_gates, first_panel * PANEL * lanes(layer.x))
     if last - first == layer.batch and read(layer.counts, layer.steps - 1) == layer.batch:  # then these rows follow one another
         x = offset(layer.x, read(layer.offsets, low) * layer.x_row)
         product(x, layer.x_row, (high - low) * layer.batch, layer.features, layer.w_x, first_panel, last_panel, x_gates, width)
@@ -107,32 +108,47 @@ def _project_input(layer, low, high, first, last, first_block, last_block, x_gat
 @inline
 def _advance(layer, n, t, first, last, first_block, last_block, x_gates, h_gates):
     """Step t, the n-th, of rows first to last - 1 and a range of unit blocks."""
-    units, V = layer.units, lanes(layer.x)
+    units, W = layer.units, PANEL * lanes(layer.x)
     rows, padded, state = last - first, units.padded, layer.state
-    width, h_width = layer.gates * padded, layer.state_gates * padded
     before = offset(layer.h, (n % 2 * layer.batch + first) * state)
     after = offset(layer.h, ((n + 1) % 2 * layer.batch + first) * state)
-    first_panel, last_panel = first_block * layer.state_gates, last_block * layer.state_gates
-    product(before, state, rows, layer.output, layer.w_h, first_panel, last_panel, h_gates, h_width)
     here = read(layer.offsets, t) + first
-    answer, length = after, state
-    if layer.projection > 0:  # what is to be projected
-        answer, length = offset(h_gates, rows * h_width), padded
     if units.mode == RESET_FIRST:
+        product(before, state, rows, layer.output, layer.w_h, ZERO, 2 * _blocks(layer), h_gates, 2 * padded)
         _advance_reset_first(layer, rows, x_gates, h_gates, before, after)
+    elif layer.projection > 0:
+        answer = offset(h_gates, rows * layer.gates * padded)  # what is to be projected
+        _advance_blocks(layer, n, here, first, rows, first_block, last_block, x_gates, h_gates, before, answer, padded)
+        product(answer, padded, rows, units.hidden, layer.w_r, ZERO, state // W, after, state)
     else:
-        for i in range(rows):
-            kept = here + i if units.train else 0
-            advance_row(
-                units, first_block, last_block, offset(x_gates, i * width), offset(h_gates, i * width), layer.gates * PANEL * V, PANEL * V,
-                offset(before, i * state), offset(answer, i * length), offset(layer.c, (first + i) * padded),
-                offset(layer.kept_gates, kept * width), offset(layer.kept, kept * padded))
-    start, end = first_block * PANEL * V, min(last_block * PANEL * V, layer.output)
+        _advance_blocks(layer, n, here, first, rows, first_block, last_block, x_gates, h_gates, before, after, state)
+    start, end = first_block * W, min(last_block * W, layer.output)
     if layer.projection > 0:
-        product(answer, length, rows, units.hidden, layer.w_r, ZERO, state // (PANEL * V), after, state)
         start, end = 0, layer.output
     for i in range(rows):
         copy(offset(after, i * state), offset(layer.y, (here + i) * layer.y_row), start, end)
+
+
+@inline
+def _advance_blocks(layer, n, here, first, rows, first_block, last_block, x_gates, h_gates, before, answer, length):
+    """The units of some blocks, a few at a time: products, then activations, which a processor begins while the next products
+    are under way. Every other step goes through the blocks the other way: the weights that were read last are in the caches."""
+    units, W, gates = layer.units, PANEL * lanes(layer.x), layer.gates
+    padded, state = units.padded, layer.state
+    h_gates = offset(h_gates, rows * first_block * gates * W)  # where other threads do not write
+    together = 4 if gates == 1 else 1
+    groups = (last_block - first_block + together - 1) // together
+    for g in range(groups):
+        low = first_block + (groups - 1 - g if n % 2 else g) * together
+        high = min(low + together, last_block)
+        width = (high - low) * gates * W
+        product(before, state, rows, layer.output, layer.w_h, low * gates, high * gates, h_gates, width)
+        for i in range(rows):
+            kept = here + i if units.train else 0
+            advance_row(
+                units, low, high, offset(x_gates, i * gates * padded), offset(h_gates, i * width - low * gates * W), gates * W, W,
+                offset(before, i * state), offset(answer, i * length), offset(layer.c, (first + i) * padded),
+                offset(layer.kept_gates, kept * gates * padded), offset(layer.kept, kept * padded))
 
 
 @inline
@@ -204,34 +220,40 @@ def _rows_chunk(slot, chunk, directions, forwards, backwards, rows, size):
     _last_states(layer, first, last)
 
 
-# ------------------------------------------------------------------------------------------------ some units of a step
+# ------------------------------------------------------------------------------------------------ some units of each step
 @inline
-def _input_chunk(slot, chunk, layer, blocks, low, high, x_gates):
-    _project_input(layer, low, high, ZERO, layer.batch, chunk * blocks, min((chunk + 1) * blocks, _blocks(layer)), x_gates)
+def _some_units(layer, n, first_block, last_block):
+    """The n-th step of all rows and some units, whose share of the input's gates comes with the first of some steps."""
+    width, start = layer.gates * layer.units.padded, n - n % layer.together
+    many = min(layer.together, layer.steps - start)
+    low = min(_time(layer, start), _time(layer, start + many - 1))
+    x_gates, h_gates = layer.scratch, offset(layer.scratch, layer.together * layer.batch * width)
+    if layer.units.train:
+        x_gates, h_gates = offset(layer.kept_gates, read(layer.offsets, low) * width), layer.scratch
+    if n == start:
+        _project_input(layer, low, low + many, ZERO, layer.batch, first_block, last_block, x_gates)
+    t = _time(layer, n)
+    _advance(layer, n, t, ZERO, read(layer.counts, t), first_block, last_block, _gates_at(layer, x_gates, low, t, layer.batch), h_gates)
 
 
 @inline
-def _units_chunk(slot, chunk, layer, blocks, n, t, x_gates, h_gates):
-    last_block = min((chunk + 1) * blocks, _blocks(layer))
-    _advance(layer, n, t, ZERO, read(layer.counts, t), chunk * blocks, last_block, x_gates, h_gates)
+def _member(slot, member, members, layer, blocks, parts, words):
+    """What a thread of a team does: at each step its own parts of the units, then those that nobody has begun."""
+    for n in range(layer.steps):
+        for i in range(parts):
+            part = (member * parts // members + i) % parts
+            if take(words, part, n):
+                _some_units(layer, n, part * blocks, min((part + 1) * blocks, _blocks(layer)))
+                finish(words, part, n)
+        wait_for_all(words, parts, n)
 
 
 @inline
-def _steps_by_units(pool, layer, blocks):
-    """All steps of all rows, ``blocks`` unit blocks to a chunk of each."""
-    width, batch = layer.gates * layer.units.padded, layer.batch
-    chunks = (_blocks(layer) + blocks - 1) // blocks
-    for n in range(0, layer.steps, layer.together):
-        many = min(layer.together, layer.steps - n)
-        low = min(_time(layer, n), _time(layer, n + many - 1))
-        x_gates, h_gates = layer.scratch, offset(layer.scratch, layer.together * batch * width)
-        if layer.units.train:
-            x_gates, h_gates = offset(layer.kept_gates, read(layer.offsets, low) * width), layer.scratch
-        parallel_for(pool, _input_chunk, chunks, (layer, blocks, low, low + many, x_gates))
-        for i in range(n, n + many):
-            t = _time(layer, i)
-            parallel_for(pool, _units_chunk, chunks, (layer, blocks, i, t, _gates_at(layer, x_gates, low, t, batch), h_gates))
-    _last_states(layer, ZERO, batch)
+def _steps_by_units(pool, members, layer, blocks, words):
+    """All steps of all rows, ``blocks`` unit blocks to a part of each."""
+    parts = (_blocks(layer) + blocks - 1) // blocks
+    parallel_for(pool, _member, members, (members, layer, blocks, parts, words))
+    _last_states(layer, ZERO, layer.batch)
 
 
 # ------------------------------------------------------------------------------------------------ the entry points
@@ -253,23 +275,24 @@ def start(k, mode, gates, hidden, output, b_ih, b_hh, peephole, h0, c0, order, p
         fill_row(offset(c, i * padded), c0, order[i], padded)
 
 
-@kernel("i i i i i i i i i i i i i L1 L1 L1 L1 R2 W1 W2 W3 W3 W2 W2")
+@kernel("i i i i i i i i i i i i i L1 L1 L1 L1 L2 R2 W1 R1 R1 R1 R1 R1 R1 W2 W3 W3 W2 W2")
 def forward(pool, slots, mode, train, split_units, chunk, together, directions, gates, hidden, output, projection, peepholes,
-            counts, offsets, order, places, x, memory, y, h_n, c_n, kept_gates, kept):
+            counts, offsets, order, places, words, x, memory, w_x, w_h, w_r, w_x_back, w_h_back, w_r_back, y, h_n, c_n, kept_gates, kept):
     """A layer of one or two directions, which share y's columns and are the first axis of h_n, c_n, kept_gates and kept.
 
     chunk: rows to a chunk, or unit blocks where ``split_units``. memory: scratch, of which ``places`` says where what is
-    (see places_of in numba_plan.py); weights have been packed there and ``start`` has been called for each direction.
+    (see places_of in numba_plan.py); ``start`` has been called for each direction. words: a team's for each direction, zeros
+    (numba_team.py). w_x, w_h, w_r: packed weights.
     """
     forwards = backwards = _layer(ZERO, mode, train, together, gates, hidden, output, projection, peepholes,
-                                  counts, offsets, order, places, x, memory, y, h_n, c_n, kept_gates, kept)
+                                  counts, offsets, order, places, x, memory, w_x, w_h, w_r, y, h_n, c_n, kept_gates, kept)
     if directions == 2:
         backwards = _layer(ZERO + 1, mode, train, together, gates, hidden, output, projection, peepholes,
-                           counts, offsets, order, places, x, memory, y, h_n, c_n, kept_gates, kept)
+                           counts, offsets, order, places, x, memory, w_x_back, w_h_back, w_r_back, y, h_n, c_n, kept_gates, kept)
     if split_units:
-        _steps_by_units(pool, forwards, chunk)
+        _steps_by_units(pool, slots, forwards, chunk, pointer(words[0]))
         if directions == 2:
-            _steps_by_units(pool, backwards, chunk)
+            _steps_by_units(pool, slots, backwards, chunk, pointer(words[1]))
     else:
         parallel_for(pool, _rows_chunk, (counts[0] + chunk - 1) // chunk * directions,
                      (directions, forwards, backwards, chunk, (memory.shape[0] - places[2 * SCRATCH]) // slots))
@@ -277,13 +300,13 @@ def forward(pool, slots, mode, train, split_units, chunk, together, directions, 
 
 @inline
 def _layer(k, mode, train, together, gates, hidden, output, projection, peepholes,
-           counts, offsets, order, places, x, memory, y, h_n, c_n, kept_gates, kept):
+           counts, offsets, order, places, x, memory, w_x, w_h, w_r, y, h_n, c_n, kept_gates, kept):
     size, base = x.itemsize, pointer(memory)
     bias, peephole = offset(base, places[2 * BIAS + k]), offset(base, places[2 * PEEPHOLE + k])
     units = Units(mode, train, hidden, up_to_block(hidden, base), bias, peephole, peepholes)
     return Layer(
-        units, k, gates, 2 if mode == RESET_FIRST else gates, counts[0], counts.shape[0], together, x.shape[1], output,
+        units, k, gates, counts[0], counts.shape[0], together, x.shape[1], output,
         up_to_block(output, base), projection, pointer(counts), pointer(offsets), pointer(order), pointer(x), x.strides[0] // size,
-        offset(base, places[2 * W_X + k]), offset(base, places[2 * W_H + k]), offset(base, places[2 * W_R + k]),
+        pointer(w_x), pointer(w_h), pointer(w_r),
         offset(pointer(y), k * output), y.strides[0] // size, offset(base, places[2 * H + k]), offset(base, places[2 * C + k]),
         pointer(h_n[k]), pointer(c_n[k]), pointer(kept_gates[k]), pointer(kept[k]), offset(base, places[2 * SCRATCH]))

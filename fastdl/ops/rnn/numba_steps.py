@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ...cpu.jit import inline
 from ...cpu.simd import fma, lanes, larger, load, splat, store, write
-from ...cpu.vector_math import sigmoid, tanh
+from ...cpu.vector_math import gate_sigmoid, gate_tanh
 from .numba_product import PANEL
 
 TANH, RELU, GRU, LSTM, RESET_FIRST = range(5)  # the last: gru where the reset gate applies before the product
@@ -71,16 +71,13 @@ def advance_row(units, first, last, x, h_gates, block, gate, before, after, c, k
     """The step of one row for the units of blocks first to last - 1.
 
     x, h_gates: the input's and the state's share of the gates; before, after: the hidden state; c: lstm's cell state,
-    updated in place, and room that gru uses. kept_gates, kept: where the activated gates and lstm's new cell state (gru:
-    what the reset gate multiplies) go.
-
-    Where one activation waits for another a row is gone through twice: in the whole chain a processor, which looks some
-    hundred instructions ahead, finds too little to do at once.
+    updated in place. kept_gates, kept: where the activated gates and lstm's new cell state (gru: what the reset gate
+    multiplies) go.
     """
     if units.mode == LSTM:
         _lstm_row(units, first, last, x, h_gates, block, gate, after, c, kept_gates, kept)
     elif units.mode == GRU:
-        _gru_row(units, first, last, x, h_gates, block, gate, before, after, c, kept_gates, kept)
+        _gru_row(units, first, last, x, h_gates, block, gate, before, after, kept_gates, kept)
     else:
         _elman_row(units, first, last, x, h_gates, block, after, kept_gates)
 
@@ -92,36 +89,29 @@ def _elman_row(units, first, last, x, h_gates, block, after, kept_gates):
         for v in range(PANEL):
             u, at = (b * PANEL + v) * V, b * block + v * V
             z = load(x, at) + load(h_gates, at) + load(units.bias, u)
-            h = larger(z, splat(x, 0.0)) if units.mode == RELU else tanh(z)
+            h = larger(z, splat(x, 0.0)) if units.mode == RELU else gate_tanh(z)
             store(after, u, h)
             if units.train:
                 store(kept_gates, u, h)
 
 
 @inline
-def _gru_row(units, first, last, x, h_gates, block, gate, before, after, between, kept_gates, kept):
+def _gru_row(units, first, last, x, h_gates, block, gate, before, after, kept_gates, kept):
     V, P = lanes(x), units.padded
-    one = splat(x, 1.0)
     for b in range(first, last):
         for v in range(PANEL):
             u, at = (b * PANEL + v) * V, b * block + v * V
-            r = sigmoid(load(x, at) + load(h_gates, at) + load(units.bias, u))
-            z = sigmoid(load(x, at + gate) + load(h_gates, at + gate) + load(units.bias, P + u))
+            r = gate_sigmoid(load(x, at) + load(h_gates, at) + load(units.bias, u))
+            z = gate_sigmoid(load(x, at + gate) + load(h_gates, at + gate) + load(units.bias, P + u))
             inner = load(h_gates, at + 2 * gate) + load(units.bias, 3 * P + u)
-            store(after, u, fma(r, inner, load(x, at + 2 * gate) + load(units.bias, 2 * P + u)))
-            store(between, u, z)
+            n = gate_tanh(fma(r, inner, load(x, at + 2 * gate) + load(units.bias, 2 * P + u)))
+            store(after, u, fma(z, load(before, u) - n, n))
             if units.train:
                 place = (b * 3 * PANEL + v) * V
                 store(kept_gates, place, r)
                 store(kept_gates, place + PANEL * V, z)
+                store(kept_gates, place + 2 * PANEL * V, n)
                 store(kept, u, inner)
-    for b in range(first, last):
-        for v in range(PANEL):
-            u = (b * PANEL + v) * V
-            n, z = tanh(load(after, u)), load(between, u)
-            store(after, u, fma(z, load(before, u), (one - z) * n))
-            if units.train:
-                store(kept_gates, (b * 3 * PANEL + 2 * PANEL + v) * V, n)
 
 
 @inline
@@ -133,17 +123,17 @@ def _lstm_row(units, first, last, x, h_gates, block, gate, after, c, kept_gates,
             old = load(c, u)
             i = load(x, at) + load(h_gates, at) + load(units.bias, u)
             f = load(x, at + gate) + load(h_gates, at + gate) + load(units.bias, P + u)
-            g = tanh(load(x, at + 2 * gate) + load(h_gates, at + 2 * gate) + load(units.bias, 2 * P + u))
+            g = gate_tanh(load(x, at + 2 * gate) + load(h_gates, at + 2 * gate) + load(units.bias, 2 * P + u))
             o = load(x, at + 3 * gate) + load(h_gates, at + 3 * gate) + load(units.bias, 3 * P + u)
             if units.peepholes:
                 i, f = fma(load(units.peephole, u), old, i), fma(load(units.peephole, P + u), old, f)
-            i, f = sigmoid(i), sigmoid(f)
+            i, f = gate_sigmoid(i), gate_sigmoid(f)
             new = fma(f, old, i * g)
             if units.peepholes:
                 o = fma(load(units.peephole, 2 * P + u), new, o)
-            o = sigmoid(o)
+            o = gate_sigmoid(o)
             store(c, u, new)
-            store(after, u, o)
+            store(after, u, o * gate_tanh(new))
             if units.train:
                 place = (b * 4 * PANEL + v) * V
                 store(kept_gates, place, i)
@@ -151,8 +141,6 @@ def _lstm_row(units, first, last, x, h_gates, block, gate, after, c, kept_gates,
                 store(kept_gates, place + 2 * PANEL * V, g)
                 store(kept_gates, place + 3 * PANEL * V, o)
                 store(kept, u, new)
-    for u in range(first * PANEL * V, last * PANEL * V, V):
-        store(after, u, load(after, u) * tanh(load(c, u)))
 
 
 # ------------------------------------------------------------------------------------------------ gru, the reset gate first
@@ -163,7 +151,7 @@ def reset_row(units, x, h_gates, before, reset):
     for u in range(0, units.padded, V):
         b, v = u // (PANEL * V), u % (PANEL * V)
         at = b * 3 * PANEL * V + v
-        r = sigmoid(load(x, at) + load(h_gates, b * 2 * PANEL * V + v) + load(units.bias, u))
+        r = gate_sigmoid(load(x, at) + load(h_gates, b * 2 * PANEL * V + v) + load(units.bias, u))
         store(x, at, r)
         store(reset, u, r * load(before, u))
 
@@ -172,12 +160,11 @@ def reset_row(units, x, h_gates, before, reset):
 def after_reset_row(units, x, h_gates, inner, before, after):
     """The rest of the step; inner: the product of what reset_row left."""
     V, P, W = lanes(x), units.padded, PANEL * lanes(x)
-    one = splat(x, 1.0)
     for u in range(0, P, V):
         b, v = u // W, u % W
         at = b * 3 * W + v
-        z = sigmoid(load(x, at + W) + load(h_gates, b * 2 * W + W + v) + load(units.bias, P + u))
-        n = tanh(load(x, at + 2 * W) + load(inner, u) + load(units.bias, 2 * P + u) + load(units.bias, 3 * P + u))
-        store(after, u, fma(z, load(before, u), (one - z) * n))
+        z = gate_sigmoid(load(x, at + W) + load(h_gates, b * 2 * W + W + v) + load(units.bias, P + u))
+        n = gate_tanh(load(x, at + 2 * W) + load(inner, u) + load(units.bias, 2 * P + u) + load(units.bias, 3 * P + u))
+        store(after, u, fma(z, load(before, u) - n, n))
         store(x, at + W, z)
         store(x, at + 2 * W, n)
