@@ -300,7 +300,7 @@ def _gate_tanh32(v):
     x = smaller(larger(x, splat(v, -18.1)), splat(v, 18.1))  # 1 from there on
     m = fma(x, splat(v, 1.4426950408889634), splat(v, 12583039.0))
     n = m - splat(v, 12583039.0)
-    r = fma(n, splat(v, 1.9046542e-9), fma(n, splat(v, -0.693147182464599609375), x))
+    r = fma(n, splat(v, 2.12194440e-4), fma(n, splat(v, -0.693359375), x))
     power = _lowest_bits_as_power(m)
     less = fma(power, fma(r * r, _exp_rest_32(r), r), power - splat(v, 1.0))  # exp(x) - 1
     return less / (less + splat(v, 2.0))

@@ -179,8 +179,8 @@ def _through_steps(dy, dh_n, dc_n, weights, before, trace, plan, rows):
     into = np.empty((n, rows.total if plan.projection else 0, plan.output), dy.dtype)
     flat = [a.reshape(n, -1) for a in (peephole, trace.kept_gates, trace.kept, first)]
     backward[char](plan.pool, plan.slots, plan.code, plan.split_units, plan.chunk, 1, plan.gates, hidden, plan.output, plan.projection,
-                   int(peepholes), rows.counts, rows.offsets, plan.words(n), w_h, w_r, *flat, trace.y, dy, dh.reshape(n, -1), carried.reshape(n, -1), d.reshape(n, -1),
-                   into.reshape(n, -1), scratch.reshape(n, -1))
+                   int(peepholes), rows.counts, rows.offsets, plan.words(n), w_h, w_r, *flat, trace.y, dy, dh.reshape(n, -1),
+                   carried.reshape(n, -1), d.reshape(n, -1), into.reshape(n, -1), scratch.reshape(n, -1))
     dh, carried = dh[..., :plan.output], carried[..., :hidden]
     return d, into, dh + carried if plan.is_gru else dh, carried
 
@@ -328,9 +328,9 @@ def rnn_cell_backward(grad, arrays, saved, params, needs):
     _fill(carried, dc_new)
     d = np.empty((batch, (gates + is_gru) * hidden), x.dtype)
     rows, nothing, dy = rows_of(1, batch, None, None), np.empty((1, 0), x.dtype), np.zeros((batch, hidden), x.dtype)
-    backward[char](0, 1, code, 0, max(1, batch), 0, gates, hidden, hidden, 0, 0, rows.counts, rows.offsets, _NO_WORDS, nothing, nothing, nothing,
-                   kept_gates[None], kept[None], before.reshape(1, -1), nothing, dy, dh.reshape(1, -1), carried.reshape(1, -1),
-                   d.reshape(1, -1), nothing, nothing)
+    backward[char](0, 1, code, 0, max(1, batch), 0, gates, hidden, hidden, 0, 0, rows.counts, rows.offsets, _NO_WORDS, nothing,
+                   nothing, nothing, kept_gates[None], kept[None], before.reshape(1, -1), nothing, dy, dh.reshape(1, -1),
+                   carried.reshape(1, -1), d.reshape(1, -1), nothing, nothing)
     carried, dh = carried[0, :, :hidden], None
     if need_h:
         dh = multiply(d[:, :gates * hidden], _by_state(w.w_hh, is_gru, hidden))

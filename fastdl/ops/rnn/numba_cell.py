@@ -7,16 +7,19 @@ from ...cpu.jit import inline, kernel
 from ...cpu.simd import lanes, offset, pointer
 from .numba_product import PANEL, ZERO
 from .numba_sequence import copy
-from .numba_steps import LSTM, Units, advance_row, fill_biases, fill_row, up_to_block
+from .numba_steps import LSTM, Places, Units, advance_rows, fill_biases, fill_row, up_to_block
 
 
 @inline
 def _chunk(slot, chunk, rows, batch, units, gates, x_gates, h_gates, before, after, c, h_new, c_new, kept_gates, kept):
     V, H, P = lanes(x_gates), units.hidden, units.padded
-    for i in range(chunk * rows, min((chunk + 1) * rows, batch)):
-        k = i if units.train else 0
-        advance_row(units, ZERO, P // (PANEL * V), offset(x_gates, i * gates * H), offset(h_gates, i * gates * H), PANEL * V, H,
-                    offset(before, i * P), offset(after, i * P), offset(c, i * P), offset(kept_gates, k * gates * P), offset(kept, k * P))
+    start, end = chunk * rows, min((chunk + 1) * rows, batch)
+    k = start if units.train else 0
+    advance_rows(units, end - start, ZERO, P // (PANEL * V), Places(
+        offset(x_gates, start * gates * H), gates * H, offset(h_gates, start * gates * H), gates * H, PANEL * V, H,
+        offset(before, start * P), P, offset(after, start * P), P, offset(c, start * P),
+        offset(kept_gates, k * gates * P), offset(kept, k * P)))
+    for i in range(start, end):
         copy(offset(after, i * P), offset(h_new, i * H), ZERO, H)
         if units.mode == LSTM:
             copy(offset(c, i * P), offset(c_new, i * H), ZERO, H)

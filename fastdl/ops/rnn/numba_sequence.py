@@ -17,8 +17,9 @@ from .numba_product import PANEL, ZERO, product
 from .numba_steps import (
     LSTM,
     RESET_FIRST,
+    Places,
     Units,
-    advance_row,
+    advance_rows,
     after_reset_row,
     fill_biases,
     fill_row,
@@ -136,19 +137,16 @@ def _advance_blocks(layer, n, here, first, rows, first_block, last_block, x_gate
     units, W, gates = layer.units, PANEL * lanes(layer.x), layer.gates
     padded, state = units.padded, layer.state
     h_gates = offset(h_gates, rows * first_block * gates * W)  # where other threads do not write
-    together = 4 if gates == 1 else 1
+    together, kept = 4 if gates == 1 else 1, here if units.train else 0
     groups = (last_block - first_block + together - 1) // together
     for g in range(groups):
         low = first_block + (groups - 1 - g if n % 2 else g) * together
         high = min(low + together, last_block)
         width = (high - low) * gates * W
         product(before, state, rows, layer.output, layer.w_h, low * gates, high * gates, h_gates, width)
-        for i in range(rows):
-            kept = here + i if units.train else 0
-            advance_row(
-                units, low, high, offset(x_gates, i * gates * padded), offset(h_gates, i * width - low * gates * W), gates * W, W,
-                offset(before, i * state), offset(answer, i * length), offset(layer.c, (first + i) * padded),
-                offset(layer.kept_gates, kept * gates * padded), offset(layer.kept, kept * padded))
+        advance_rows(units, rows, low, high, Places(
+            x_gates, gates * padded, offset(h_gates, -low * gates * W), width, gates * W, W, before, state, answer, length,
+            offset(layer.c, first * padded), offset(layer.kept_gates, kept * gates * padded), offset(layer.kept, kept * padded)))
 
 
 @inline

@@ -1,6 +1,6 @@
 """One step of a recurrent network from the products of its gates, and its gradient, on SIMD vectors.
 
-A function here goes through the hidden units of one row. Rows of states are as long as the units' blocks (see
+A function here goes through hidden units of some rows. Rows of states are as long as the units' blocks (see
 numba_product.py), so there is no tail: behind the last unit zeros come in and nobody looks at what comes out. Gates lie
 where products leave them: gate g of block b at ``b * block + g * gate``; what is kept for the gradient always lies in
 blocks of all gates, ``[unit block][gate]``, in place of the input's share where that lies so too.
@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ...cpu.jit import inline
-from ...cpu.simd import fma, lanes, larger, load, splat, store, write
+from ...cpu.simd import fma, lanes, larger, load, offset, splat, store, write
 from ...cpu.vector_math import gate_sigmoid, gate_tanh
 from .numba_product import PANEL
 
@@ -66,81 +66,103 @@ def fill_row(row, states, i, padded):
 
 
 # ------------------------------------------------------------------------------------------------ forward
-@inline
-def advance_row(units, first, last, x, h_gates, block, gate, before, after, c, kept_gates, kept):
-    """The step of one row for the units of blocks first to last - 1.
+class Places(NamedTuple):
+    """Where the first row of what a step reads and writes is, and how far apart rows are."""
 
-    x, h_gates: the input's and the state's share of the gates; before, after: the hidden state; c: lstm's cell state,
-    updated in place. kept_gates, kept: where the activated gates and lstm's new cell state (gru: what the reset gate
-    multiplies) go.
-    """
+    x: Any  # the input's share of the gates
+    x_row: int
+    h_gates: Any  # the state's share
+    h_row: int
+    block: int  # of the two: from block to block of units, and from gate to gate
+    gate: int
+    before: Any  # the hidden state before the step
+    before_row: int
+    after: Any  # and after it
+    after_row: int
+    c: Any  # (rows, padded): lstm's cell state, updated in place
+    kept_gates: Any  # (rows, gates * padded): where the activated gates go
+    kept: Any  # (rows, padded): where lstm's new cell state goes; gru: what the reset gate multiplies
+
+
+@inline
+def advance_rows(units, rows, first, last, at):
+    """The step of some rows for the units of blocks first to last - 1; at: Places."""
     if units.mode == LSTM:
-        _lstm_row(units, first, last, x, h_gates, block, gate, after, c, kept_gates, kept)
+        _lstm_rows(units, rows, first, last, at)
     elif units.mode == GRU:
-        _gru_row(units, first, last, x, h_gates, block, gate, before, after, kept_gates, kept)
+        _gru_rows(units, rows, first, last, at)
     else:
-        _elman_row(units, first, last, x, h_gates, block, after, kept_gates)
+        _elman_rows(units, rows, first, last, at)
 
 
 @inline
-def _elman_row(units, first, last, x, h_gates, block, after, kept_gates):
-    V = lanes(x)
-    for b in range(first, last):
-        for v in range(PANEL):
-            u, at = (b * PANEL + v) * V, b * block + v * V
-            z = load(x, at) + load(h_gates, at) + load(units.bias, u)
-            h = larger(z, splat(x, 0.0)) if units.mode == RELU else gate_tanh(z)
-            store(after, u, h)
-            if units.train:
-                store(kept_gates, u, h)
+def _elman_rows(units, rows, first, last, at):
+    W, V, P = PANEL * lanes(at.x), lanes(at.x), units.padded
+    for i in range(rows):
+        x, h_gates, after, kept = offset(at.x, i * at.x_row), offset(at.h_gates, i * at.h_row), offset(at.after, i * at.after_row), i * P
+        for b in range(first, last):
+            for v in range(0, W, V):
+                u, g = b * W + v, b * at.block + v
+                z = load(x, g) + load(h_gates, g) + load(units.bias, u)
+                h = larger(z, splat(x, 0.0)) if units.mode == RELU else gate_tanh(z)
+                store(after, u, h)
+                if units.train:
+                    store(at.kept_gates, kept + u, h)
 
 
 @inline
-def _gru_row(units, first, last, x, h_gates, block, gate, before, after, kept_gates, kept):
-    V, P = lanes(x), units.padded
-    for b in range(first, last):
-        for v in range(PANEL):
-            u, at = (b * PANEL + v) * V, b * block + v * V
-            r = gate_sigmoid(load(x, at) + load(h_gates, at) + load(units.bias, u))
-            z = gate_sigmoid(load(x, at + gate) + load(h_gates, at + gate) + load(units.bias, P + u))
-            inner = load(h_gates, at + 2 * gate) + load(units.bias, 3 * P + u)
-            n = gate_tanh(fma(r, inner, load(x, at + 2 * gate) + load(units.bias, 2 * P + u)))
-            store(after, u, fma(z, load(before, u) - n, n))
-            if units.train:
-                place = (b * 3 * PANEL + v) * V
-                store(kept_gates, place, r)
-                store(kept_gates, place + PANEL * V, z)
-                store(kept_gates, place + 2 * PANEL * V, n)
-                store(kept, u, inner)
+def _gru_rows(units, rows, first, last, at):
+    W, V, P = PANEL * lanes(at.x), lanes(at.x), units.padded
+    for i in range(rows):
+        x, h_gates, kept = offset(at.x, i * at.x_row), offset(at.h_gates, i * at.h_row), i * P
+        before, after = offset(at.before, i * at.before_row), offset(at.after, i * at.after_row)
+        for b in range(first, last):
+            for v in range(0, W, V):
+                u, g = b * W + v, b * at.block + v
+                r = gate_sigmoid(load(x, g) + load(h_gates, g) + load(units.bias, u))
+                z = gate_sigmoid(load(x, g + at.gate) + load(h_gates, g + at.gate) + load(units.bias, P + u))
+                inner = load(h_gates, g + 2 * at.gate) + load(units.bias, 3 * P + u)
+                n = gate_tanh(fma(r, inner, load(x, g + 2 * at.gate) + load(units.bias, 2 * P + u)))
+                store(after, u, fma(z, load(before, u) - n, n))
+                if units.train:
+                    place = 3 * (kept + b * W) + v
+                    store(at.kept_gates, place, r)
+                    store(at.kept_gates, place + W, z)
+                    store(at.kept_gates, place + 2 * W, n)
+                    store(at.kept, kept + u, inner)
 
 
 @inline
-def _lstm_row(units, first, last, x, h_gates, block, gate, after, c, kept_gates, kept):
-    V, P = lanes(x), units.padded
-    for b in range(first, last):
-        for v in range(PANEL):
-            u, at = (b * PANEL + v) * V, b * block + v * V
-            old = load(c, u)
-            i = load(x, at) + load(h_gates, at) + load(units.bias, u)
-            f = load(x, at + gate) + load(h_gates, at + gate) + load(units.bias, P + u)
-            g = gate_tanh(load(x, at + 2 * gate) + load(h_gates, at + 2 * gate) + load(units.bias, 2 * P + u))
-            o = load(x, at + 3 * gate) + load(h_gates, at + 3 * gate) + load(units.bias, 3 * P + u)
-            if units.peepholes:
-                i, f = fma(load(units.peephole, u), old, i), fma(load(units.peephole, P + u), old, f)
-            i, f = gate_sigmoid(i), gate_sigmoid(f)
-            new = fma(f, old, i * g)
-            if units.peepholes:
-                o = fma(load(units.peephole, 2 * P + u), new, o)
-            o = gate_sigmoid(o)
-            store(c, u, new)
-            store(after, u, o * gate_tanh(new))
-            if units.train:
-                place = (b * 4 * PANEL + v) * V
-                store(kept_gates, place, i)
-                store(kept_gates, place + PANEL * V, f)
-                store(kept_gates, place + 2 * PANEL * V, g)
-                store(kept_gates, place + 3 * PANEL * V, o)
-                store(kept, u, new)
+def _lstm_rows(units, rows, first, last, at):
+    W, V, P = PANEL * lanes(at.x), lanes(at.x), units.padded
+    for i in range(rows):
+        x, h_gates, kept = offset(at.x, i * at.x_row), offset(at.h_gates, i * at.h_row), i * P
+        c, after = offset(at.c, i * P), offset(at.after, i * at.after_row)
+        for b in range(first, last):
+            for v in range(0, W, V):
+                u, g = b * W + v, b * at.block + v
+                old = load(c, u)
+                i_gate = load(x, g) + load(h_gates, g) + load(units.bias, u)
+                f_gate = load(x, g + at.gate) + load(h_gates, g + at.gate) + load(units.bias, P + u)
+                cell = gate_tanh(load(x, g + 2 * at.gate) + load(h_gates, g + 2 * at.gate) + load(units.bias, 2 * P + u))
+                o_gate = load(x, g + 3 * at.gate) + load(h_gates, g + 3 * at.gate) + load(units.bias, 3 * P + u)
+                if units.peepholes:
+                    i_gate = fma(load(units.peephole, u), old, i_gate)
+                    f_gate = fma(load(units.peephole, P + u), old, f_gate)
+                i_gate, f_gate = gate_sigmoid(i_gate), gate_sigmoid(f_gate)
+                new = fma(f_gate, old, i_gate * cell)
+                if units.peepholes:
+                    o_gate = fma(load(units.peephole, 2 * P + u), new, o_gate)
+                o_gate = gate_sigmoid(o_gate)
+                store(c, u, new)
+                store(after, u, o_gate * gate_tanh(new))
+                if units.train:
+                    place = 4 * (kept + b * W) + v
+                    store(at.kept_gates, place, i_gate)
+                    store(at.kept_gates, place + W, f_gate)
+                    store(at.kept_gates, place + 2 * W, cell)
+                    store(at.kept_gates, place + 3 * W, o_gate)
+                    store(at.kept, kept + u, new)
 
 
 # ------------------------------------------------------------------------------------------------ gru, the reset gate first
