@@ -13,6 +13,7 @@ from ...cpu.blocking import LANES
 from ...cpu.workspace import aligned, workspace
 from ...packing import is_packed, prepared
 from ..matmul.numba_backend import multiply
+from ..matmul.numba_gemm import BY_COLUMN
 from .layout import GATES, Weights, dropout_apply, dropout_kept, join, split
 from .numba_cell import cell
 from .numba_gradient import backward
@@ -287,23 +288,32 @@ def _one_step(arrays, params):
     return (y, h_n, c_n) if params.mode == "lstm" else (y, h_n)
 
 
+def _affine(x, w, b, out):
+    """out = x @ w.T + b"""
+    if b is None:
+        multiply(x, w.T, out)
+    else:
+        multiply(x, w.T, out, np.ascontiguousarray(b), BY_COLUMN)
+
+
 def _step(x, h, c, w, mode, train, h_new, c_new):
     """Write h_new, and lstm's c_new; answer what to keep for the gradient. h, c None: zeros."""
     (batch, hidden), char, gates = h_new.shape, x.dtype.char, GATES[mode]
     size, padded = batch * gates * hidden, up_to_block(hidden, LANES[char])
     x_gates, h_gates = np.empty(size + padded, x.dtype), np.empty(size + padded, x.dtype)
-    multiply(x, w.w_ih.T, x_gates[:size].reshape(batch, gates * hidden))
+    _affine(x, w.w_ih, w.b_ih, x_gates[:size].reshape(batch, gates * hidden))
     if h is None:
-        h_gates[:] = 0
+        h_gates[:size].reshape(batch, gates * hidden)[...] = 0 if w.b_hh is None else w.b_hh
     else:
-        multiply(h, w.w_hh.T, h_gates[:size].reshape(batch, gates * hidden))
+        _affine(h, w.w_hh, w.b_hh, h_gates[:size].reshape(batch, gates * hidden))
+    if mode != "gru":
+        h_gates[:size] += x_gates[:size]
     kept_gates = np.empty(batch * gates * padded if train else 0, x.dtype)
     kept = np.empty(batch * padded if train and mode in ("gru", "lstm") else 0, x.dtype)
-    none, no_states = _NOTHING[char, 1], _NOTHING[char, 2]
+    no_states = _NOTHING[char, 2]
     pool, slots = parallel.team() if batch * gates * padded > thresholds.GATES else (0, 1)
-    cell[char](pool, CODES[mode], int(train), gates, max(1, -(-batch // (4 * slots))), x_gates, h_gates, none if w.b_ih is None else w.b_ih,
-               none if w.b_hh is None else w.b_hh, no_states if h is None else h, no_states if c is None else c,
-               workspace((4 + 3 * batch) * padded, x.dtype), h_new, c_new, kept_gates, kept)
+    cell[char](pool, CODES[mode], int(train), gates, max(1, -(-batch // (4 * slots))), x_gates, h_gates, no_states if h is None else h,
+               no_states if c is None else c, workspace(3 * batch * padded, x.dtype), h_new, c_new, kept_gates, kept)
     return kept_gates, kept
 
 

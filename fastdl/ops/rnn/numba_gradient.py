@@ -20,7 +20,7 @@ from ...cpu.vector_math import gate_tanh
 from .numba_product import PANEL, ZERO, product
 from .numba_sequence import copy
 from .numba_steps import GRU, LSTM, RELU, RESET_FIRST, up_to_block
-from .numba_team import finish, take, wait_for_all
+from .numba_team import finish, place, take, wait_for_all
 
 
 class Trace(NamedTuple):
@@ -262,7 +262,7 @@ def _member(slot, member, members, trace, blocks, parts, words):
     last = trace.padded // (PANEL * lanes(trace.d))
     for n in range(trace.steps + trace.to_first):
         for i in range(parts):
-            part = (member * parts // members + i) % parts
+            part = place(member, members, parts, i, n)
             if take(words, part, n):
                 first_block, last_block = part * blocks, min((part + 1) * blocks, last)
                 if n < trace.steps:

@@ -16,8 +16,9 @@ from .numba_steps import CODES, GRU, RESET_FIRST
 from .numba_team import WORD
 
 # Input rows that go through the input's weights together: enough to pay for reading these, few enough for their gates to
-# be in the cache when their steps come.
+# be in the cache when their steps come. With so many rows to a step each step's go along with the state's, block by block.
 ROWS_AT_ONCE = 48
+ROWS_ENOUGH = 12
 MOST_ROWS = 64  # of a chunk: its gates stay in the cache
 
 
@@ -35,7 +36,7 @@ class Plan(NamedTuple):
     slots: int
     split_units: int  # whether a chunk is some units at one step; else it is some rows at all steps
     chunk: int
-    together: int
+    together: int  # steps whose input goes through the weights together; 0: a step at a time, block by block
     block: int  # units
 
     @property
@@ -76,7 +77,10 @@ def _plan(code, gates, hidden, projection, directions, batch, steps, lanes, pool
     elif slots > 1:
         # two for each thread, where that leaves them eight rows: sequences differ in length, and threads in what else they do
         chunk = min(-(-batch // (2 * slots if batch >= 16 * slots else slots)), MOST_ROWS)
-    together = max(1, min(steps, ROWS_AT_ONCE // max(1, batch if split_units else chunk)))
+    rows = batch if split_units else chunk
+    together = max(1, min(steps, ROWS_AT_ONCE // max(1, rows)))
+    if rows >= ROWS_ENOUGH and code != RESET_FIRST:
+        together = 0
     padded, state = up_to_block(hidden, lanes), up_to_block(output, lanes)
     return Plan(code, gates, hidden, output, projection, padded, state, pool, slots, split_units, chunk, together,
                 PANEL * lanes)
@@ -93,7 +97,7 @@ def places_of(plan, directions, features, batch, train, peepholes, packed) -> tu
         W_X: width * features * (not packed),
         W_H: width * plan.output * (not packed),
         W_R: plan.state * plan.hidden * plan.inner_product * (not packed),
-        BIAS: (plan.gates + plan.is_gru) * plan.padded,
+        BIAS: plan.gates * (1 + plan.is_gru) * plan.padded,
         PEEPHOLE: 3 * plan.padded * peepholes,
         H: 2 * batch * plan.state,
         C: batch * plan.padded,
@@ -103,5 +107,6 @@ def places_of(plan, directions, features, batch, train, peepholes, packed) -> tu
         places[2 * part], places[2 * part + 1] = start, start + (directions - 1) * size
         start += directions * size
     places[2 * SCRATCH:] = start
-    row = width * (1 if train else 1 + plan.together) + plan.padded * plan.inner_product
+    gates = 2 if plan.together == 0 else 1 if train else 1 + plan.together
+    row = width * gates + plan.padded * plan.inner_product
     return places, start + row * (batch if plan.split_units else plan.slots * plan.chunk)

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 from ...cpu._pool import parallel_for
 from ...cpu.jit import inline, kernel
 from ...cpu.simd import lanes, load, load_n, offset, pointer, read, store, store_n, write
-from .numba_product import PANEL, ZERO, product
+from .numba_product import PANEL, ZERO, product, product_on
 from .numba_steps import (
+    GRU,
     LSTM,
     RESET_FIRST,
     Places,
@@ -26,7 +27,7 @@ from .numba_steps import (
     reset_row,
     up_to_block,
 )
-from .numba_team import finish, take, wait_for_all
+from .numba_team import finish, place, take, wait_for_all
 
 # What lies one after the other in a layer's scratch memory, each part for each direction; see ``start`` and ``forward``.
 # A row of states is as long as the blocks of its units. Weights are there only where they are not kept packed.
@@ -41,7 +42,7 @@ class Layer(NamedTuple):
     gates: int
     batch: int
     steps: int
-    together: int  # the input's share of the gates is computed for so many steps at a time
+    together: int  # the input's share of the gates is computed for so many steps at a time; 0: with each step's blocks
     features: int
     output: int  # the state's size: hidden, or the projection's
     state: int  # the same, up to the end of its last block
@@ -51,6 +52,7 @@ class Layer(NamedTuple):
     order: Any  # where in the batch a row's last states go
     x: Any
     x_row: int
+    bias: Any  # what sums of the input's share begin with; behind it the state's; see fill_biases
     w_x: Any  # packed, as w_h and w_r
     w_h: Any
     w_r: Any  # the projection; where the reset gate is first, n's weight of the state
@@ -92,17 +94,19 @@ def _project_input(layer, low, high, first, last, first_block, last_block, x_gat
     """The input's share of the gates of steps low to high - 1, for a range of rows and unit blocks."""
     width = layer.gates * layer.units.padded
     first_panel, last_panel = first_block * layer.gates, last_block * layer.gates
-    x_gates = offset(x_gates, first_panel * PANEL * lanes(layer.x))
+    column = first_panel * PANEL * lanes(layer.x)
+    x_gates, bias = offset(x_gates, column), offset(layer.bias, column)
     if last - first == layer.batch and read(layer.counts, layer.steps - 1) == layer.batch:  # then these rows follow one another
         x = offset(layer.x, read(layer.offsets, low) * layer.x_row)
-        product(x, layer.x_row, (high - low) * layer.batch, layer.features, layer.w_x, first_panel, last_panel, x_gates, width)
+        m = (high - low) * layer.batch
+        product_on(bias, ZERO, x, layer.x_row, m, layer.features, layer.w_x, first_panel, last_panel, x_gates, width)
         return
     for t in range(low, high):
         m = min(last, read(layer.counts, t)) - first
         if m > 0:
             x = offset(layer.x, (read(layer.offsets, t) + first) * layer.x_row)
             out = _gates_at(layer, x_gates, low, t, last - first)
-            product(x, layer.x_row, m, layer.features, layer.w_x, first_panel, last_panel, out, width)
+            product_on(bias, ZERO, x, layer.x_row, m, layer.features, layer.w_x, first_panel, last_panel, out, width)
 
 
 # ------------------------------------------------------------------------------------------------ a step
@@ -139,13 +143,22 @@ def _advance_blocks(layer, n, here, first, rows, first_block, last_block, x_gate
     h_gates = offset(h_gates, rows * first_block * gates * W)  # where other threads do not write
     together, kept = 4 if gates == 1 else 1, here if units.train else 0
     groups = (last_block - first_block + together - 1) // together
+    x = offset(layer.x, here * layer.x_row)
     for g in range(groups):
         low = first_block + (groups - 1 - g if n % 2 else g) * together
         high = min(low + together, last_block)
-        width = (high - low) * gates * W
-        product(before, state, rows, layer.output, layer.w_h, low * gates, high * gates, h_gates, width)
+        column, width = low * gates * W, (high - low) * gates * W
+        share, share_row = offset(x_gates, column), gates * padded
+        if layer.together == 0:
+            share, share_row = x_gates, width
+            bias = offset(layer.bias, column)
+            product_on(bias, ZERO, x, layer.x_row, rows, layer.features, layer.w_x, low * gates, high * gates, share, share_row)
+        start, start_row = share, share_row
+        if units.mode == GRU:
+            start, start_row = offset(layer.bias, gates * padded + column), ZERO
+        product_on(start, start_row, before, state, rows, layer.output, layer.w_h, low * gates, high * gates, h_gates, width)
         advance_rows(units, rows, low, high, Places(
-            x_gates, gates * padded, offset(h_gates, -low * gates * W), width, gates * W, W, before, state, answer, length,
+            offset(share, -column), share_row, offset(h_gates, -column), width, gates * W, W, before, state, answer, length,
             offset(layer.c, first * padded), offset(layer.kept_gates, kept * gates * padded), offset(layer.kept, kept * padded)))
 
 
@@ -157,7 +170,8 @@ def _advance_reset_first(layer, rows, x_gates, h_gates, before, after):
     for i in range(rows):
         at = i * padded
         reset_row(units, offset(x_gates, 3 * at), offset(h_gates, 2 * at), offset(before, at), offset(reset, at))
-    product(reset, padded, rows, units.hidden, layer.w_r, ZERO, _blocks(layer), inner, padded)
+    bias = offset(layer.bias, 3 * padded)
+    product_on(bias, ZERO, reset, padded, rows, units.hidden, layer.w_r, ZERO, _blocks(layer), inner, padded)
     for i in range(rows):
         at = i * padded
         after_reset_row(units, offset(x_gates, 3 * at), offset(h_gates, 2 * at), offset(inner, at), offset(before, at), offset(after, at))
@@ -195,6 +209,13 @@ def _last_states(layer, first, last):
 @inline
 def _steps_of_rows(layer, first, last, scratch):
     width, rows = layer.gates * layer.units.padded, last - first
+    if layer.together == 0:
+        for n in range(layer.steps):
+            t = _time(layer, n)
+            end = min(last, read(layer.counts, t))
+            if end > first:
+                _advance(layer, n, t, first, end, ZERO, _blocks(layer), scratch, offset(scratch, rows * width))
+        return
     for n in range(0, layer.steps, layer.together):
         many = min(layer.together, layer.steps - n)
         low = min(_time(layer, n), _time(layer, n + many - 1))
@@ -221,7 +242,7 @@ def _rows_chunk(slot, chunk, directions, forwards, backwards, rows, size):
 # ------------------------------------------------------------------------------------------------ some units of each step
 @inline
 def _some_units(layer, n, first_block, last_block):
-    """The n-th step of all rows and some units, whose share of the input's gates comes with the first of some steps."""
+    """The n-th step of all rows and some units, whose input's share of the gates comes with the first of some steps."""
     width, start = layer.gates * layer.units.padded, n - n % layer.together
     many = min(layer.together, layer.steps - start)
     low = min(_time(layer, start), _time(layer, start + many - 1))
@@ -239,7 +260,7 @@ def _member(slot, member, members, layer, blocks, parts, words):
     """What a thread of a team does: at each step its own parts of the units, then those that nobody has begun."""
     for n in range(layer.steps):
         for i in range(parts):
-            part = (member * parts // members + i) % parts
+            part = place(member, members, parts, i, n)
             if take(words, part, n):
                 _some_units(layer, n, part * blocks, min((part + 1) * blocks, _blocks(layer)))
                 finish(words, part, n)
@@ -300,11 +321,10 @@ def forward(pool, slots, mode, train, split_units, chunk, together, directions, 
 def _layer(k, mode, train, together, gates, hidden, output, projection, peepholes,
            counts, offsets, order, places, x, memory, w_x, w_h, w_r, y, h_n, c_n, kept_gates, kept):
     size, base = x.itemsize, pointer(memory)
-    bias, peephole = offset(base, places[2 * BIAS + k]), offset(base, places[2 * PEEPHOLE + k])
-    units = Units(mode, train, hidden, up_to_block(hidden, base), bias, peephole, peepholes)
+    units = Units(mode, train, hidden, up_to_block(hidden, base), offset(base, places[2 * PEEPHOLE + k]), peepholes)
     return Layer(
         units, k, gates, counts[0], counts.shape[0], together, x.shape[1], output,
         up_to_block(output, base), projection, pointer(counts), pointer(offsets), pointer(order), pointer(x), x.strides[0] // size,
-        pointer(w_x), pointer(w_h), pointer(w_r),
+        offset(base, places[2 * BIAS + k]), pointer(w_x), pointer(w_h), pointer(w_r),
         offset(pointer(y), k * output), y.strides[0] // size, offset(base, places[2 * H + k]), offset(base, places[2 * C + k]),
         pointer(h_n[k]), pointer(c_n[k]), pointer(kept_gates[k]), pointer(kept[k]), offset(base, places[2 * SCRATCH]))

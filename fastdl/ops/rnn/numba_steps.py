@@ -20,13 +20,12 @@ CODES = {"rnn_tanh": TANH, "rnn_relu": RELU, "gru": GRU, "lstm": LSTM}
 
 
 class Units(NamedTuple):
-    """What is the same for every row and step. Pointers are to vectors of all units, one for each gate."""
+    """What is the same for every row and step."""
 
     mode: int
     train: int  # keep what the gradient needs
     hidden: int
     padded: int  # hidden, up to the end of its last block
-    bias: Any  # (gates, padded); gru: 4 rows, for b_hn stays apart
     peephole: Any  # (3, padded)
     peepholes: int  # whether there are any
 
@@ -40,18 +39,23 @@ def up_to_block(n, p):
 
 @inline
 def fill_biases(mode, gates, hidden, b_ih, b_hh, bias, padded):
-    """Units.bias from arrays; an empty one counts as zeros."""
-    for i in range((4 if mode == GRU or mode == RESET_FIRST else gates) * padded):
+    """What sums begin with: the input's share of the gates, (blocks, gates, block), and behind it, where the state's share of n
+    stays apart, the state's: gru's (blocks, 3, block) with zeros for r and z, else (blocks, block). Empty arrays count as zeros."""
+    W = PANEL * lanes(bias)
+    apart = mode == GRU or mode == RESET_FIRST
+    for i in range((2 * gates if apart else gates) * padded):
         write(bias, i, 0)
+    of_state = offset(bias, gates * padded)
     for g in range(gates):
         for u in range(hidden):
-            of_input = b_ih[g * hidden + u] if b_ih.shape[0] else b_ih.dtype.type(0)
-            of_state = b_hh[g * hidden + u] if b_hh.shape[0] else b_hh.dtype.type(0)
-            if g == 2 and (mode == GRU or mode == RESET_FIRST):
-                write(bias, 2 * padded + u, of_input)
-                write(bias, 3 * padded + u, of_state)
+            b_i = b_ih[g * hidden + u] if b_ih.shape[0] else b_ih.dtype.type(0)
+            b_h = b_hh[g * hidden + u] if b_hh.shape[0] else b_hh.dtype.type(0)
+            at = (u // W * gates + g) * W + u % W
+            if apart and g == 2:
+                write(bias, at, b_i)
+                write(of_state, at if mode == GRU else u, b_h)
             else:
-                write(bias, g * padded + u, of_input + of_state)
+                write(bias, at, b_i + b_h)
 
 
 @inline
@@ -69,10 +73,10 @@ def fill_row(row, states, i, padded):
 class Places(NamedTuple):
     """Where the first row of what a step reads and writes is, and how far apart rows are."""
 
-    x: Any  # the input's share of the gates
+    x: Any  # gru: the input's share of the gates
     x_row: int
-    h_gates: Any  # the state's share
-    h_row: int
+    gates: Any  # the gates before their activations; gru: the state's share
+    gates_row: int
     block: int  # of the two: from block to block of units, and from gate to gate
     gate: int
     before: Any  # the hidden state before the step
@@ -97,14 +101,13 @@ def advance_rows(units, rows, first, last, at):
 
 @inline
 def _elman_rows(units, rows, first, last, at):
-    W, V, P = PANEL * lanes(at.x), lanes(at.x), units.padded
+    W, V, P = PANEL * lanes(at.gates), lanes(at.gates), units.padded
     for i in range(rows):
-        x, h_gates, after, kept = offset(at.x, i * at.x_row), offset(at.h_gates, i * at.h_row), offset(at.after, i * at.after_row), i * P
+        gates, after, kept = offset(at.gates, i * at.gates_row), offset(at.after, i * at.after_row), i * P
         for b in range(first, last):
             for v in range(0, W, V):
-                u, g = b * W + v, b * at.block + v
-                z = load(x, g) + load(h_gates, g) + load(units.bias, u)
-                h = larger(z, splat(x, 0.0)) if units.mode == RELU else gate_tanh(z)
+                u, z = b * W + v, load(gates, b * at.block + v)
+                h = larger(z, splat(z, 0.0)) if units.mode == RELU else gate_tanh(z)
                 store(after, u, h)
                 if units.train:
                     store(at.kept_gates, kept + u, h)
@@ -112,17 +115,17 @@ def _elman_rows(units, rows, first, last, at):
 
 @inline
 def _gru_rows(units, rows, first, last, at):
-    W, V, P = PANEL * lanes(at.x), lanes(at.x), units.padded
+    W, V, P = PANEL * lanes(at.gates), lanes(at.gates), units.padded
     for i in range(rows):
-        x, h_gates, kept = offset(at.x, i * at.x_row), offset(at.h_gates, i * at.h_row), i * P
+        x, gates, kept = offset(at.x, i * at.x_row), offset(at.gates, i * at.gates_row), i * P
         before, after = offset(at.before, i * at.before_row), offset(at.after, i * at.after_row)
         for b in range(first, last):
             for v in range(0, W, V):
                 u, g = b * W + v, b * at.block + v
-                r = gate_sigmoid(load(x, g) + load(h_gates, g) + load(units.bias, u))
-                z = gate_sigmoid(load(x, g + at.gate) + load(h_gates, g + at.gate) + load(units.bias, P + u))
-                inner = load(h_gates, g + 2 * at.gate) + load(units.bias, 3 * P + u)
-                n = gate_tanh(fma(r, inner, load(x, g + 2 * at.gate) + load(units.bias, 2 * P + u)))
+                r = gate_sigmoid(load(x, g) + load(gates, g))
+                z = gate_sigmoid(load(x, g + at.gate) + load(gates, g + at.gate))
+                inner = load(gates, g + 2 * at.gate)
+                n = gate_tanh(fma(r, inner, load(x, g + 2 * at.gate)))
                 store(after, u, fma(z, load(before, u) - n, n))
                 if units.train:
                     place = 3 * (kept + b * W) + v
@@ -134,18 +137,16 @@ def _gru_rows(units, rows, first, last, at):
 
 @inline
 def _lstm_rows(units, rows, first, last, at):
-    W, V, P = PANEL * lanes(at.x), lanes(at.x), units.padded
+    W, V, P = PANEL * lanes(at.gates), lanes(at.gates), units.padded
     for i in range(rows):
-        x, h_gates, kept = offset(at.x, i * at.x_row), offset(at.h_gates, i * at.h_row), i * P
+        gates, kept = offset(at.gates, i * at.gates_row), i * P
         c, after = offset(at.c, i * P), offset(at.after, i * at.after_row)
         for b in range(first, last):
             for v in range(0, W, V):
                 u, g = b * W + v, b * at.block + v
                 old = load(c, u)
-                i_gate = load(x, g) + load(h_gates, g) + load(units.bias, u)
-                f_gate = load(x, g + at.gate) + load(h_gates, g + at.gate) + load(units.bias, P + u)
-                cell = gate_tanh(load(x, g + 2 * at.gate) + load(h_gates, g + 2 * at.gate) + load(units.bias, 2 * P + u))
-                o_gate = load(x, g + 3 * at.gate) + load(h_gates, g + 3 * at.gate) + load(units.bias, 3 * P + u)
+                i_gate, f_gate = load(gates, g), load(gates, g + at.gate)
+                cell, o_gate = gate_tanh(load(gates, g + 2 * at.gate)), load(gates, g + 3 * at.gate)
                 if units.peepholes:
                     i_gate = fma(load(units.peephole, u), old, i_gate)
                     f_gate = fma(load(units.peephole, P + u), old, f_gate)
@@ -173,7 +174,7 @@ def reset_row(units, x, h_gates, before, reset):
     for u in range(0, units.padded, V):
         b, v = u // (PANEL * V), u % (PANEL * V)
         at = b * 3 * PANEL * V + v
-        r = gate_sigmoid(load(x, at) + load(h_gates, b * 2 * PANEL * V + v) + load(units.bias, u))
+        r = gate_sigmoid(load(x, at) + load(h_gates, b * 2 * PANEL * V + v))
         store(x, at, r)
         store(reset, u, r * load(before, u))
 
@@ -185,8 +186,8 @@ def after_reset_row(units, x, h_gates, inner, before, after):
     for u in range(0, P, V):
         b, v = u // W, u % W
         at = b * 3 * W + v
-        z = gate_sigmoid(load(x, at + W) + load(h_gates, b * 2 * W + W + v) + load(units.bias, P + u))
-        n = gate_tanh(load(x, at + 2 * W) + load(inner, u) + load(units.bias, 2 * P + u) + load(units.bias, 3 * P + u))
+        z = gate_sigmoid(load(x, at + W) + load(h_gates, b * 2 * W + W + v))
+        n = gate_tanh(load(x, at + 2 * W) + load(inner, u))
         store(after, u, fma(z, load(before, u) - n, n))
         store(x, at + W, z)
         store(x, at + 2 * W, n)

@@ -15,6 +15,15 @@ WORD = 8  # each in a cache line of its own
 
 
 @inline
+def place(member, members, parts, i, n):
+    """The i-th part that a thread turns to: its own first, at every other step the last of these first, then the others."""
+    first, end = member * parts // members, (member + 1) * parts // members
+    if n % 2 == 1 and i < end - first:
+        return end - 1 - i
+    return (first + i) % parts
+
+
+@inline
 def take(words, part, n):
     """Whether the caller may do this part of the n-th step, and is the one to do it."""
     word = address(words) + 8 * WORD * part
