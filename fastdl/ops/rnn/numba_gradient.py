@@ -273,37 +273,37 @@ def _member(slot, member, members, trace, blocks, parts, words):
         wait_for_all(words, parts, n)
 
 
-@kernel("i i i i i i i i i i i L1 L1 L2 R2 R2 R2 R2 R2 R2 R2 R2 W2 W2 W2 W2 W2")
-def backward(pool, slots, mode, split_units, chunk, to_first, gates, hidden, output, projection, peepholes,
+@kernel("i i i i i i i i i i i i L1 L1 L2 R2 R2 R2 R2 R2 R2 R2 R2 W2 W2 W2 W2 W2")
+def backward(pool, slots, mode, split_units, chunk, to_first, backwards, gates, hidden, output, projection, peepholes,
              counts, offsets, words, w_h, w_r, peephole, kept_gates, kept, before, y, dy, dh, carried, d, into, scratch):
     """A layer of one or two directions, which are the rows of all arrays but y and dy, and share these's columns.
 
-    chunk: rows to a chunk, or unit blocks where ``split_units``. words: a team's for each direction, zeros. The arrays' rows are
-    as in Trace. dh and carried go in as the gradients of the last states, and come out as those of the first where ``to_first``
-    (gru: their sum is that).
+    backwards: 1 where there is one direction, and it is the backward one. chunk: rows to a chunk, or unit blocks where
+    ``split_units``. words: a team's for each direction, zeros. The arrays' rows are as in Trace. dh and carried go in as the
+    gradients of the last states, and come out as those of the first where ``to_first`` (gru: their sum is that).
     """
-    forwards = backwards = _trace(ZERO, mode, to_first, gates, hidden, output, projection, peepholes, counts, offsets,
+    forwards = back = _trace(ZERO, backwards, mode, to_first, gates, hidden, output, projection, peepholes, counts, offsets,
                                   w_h, w_r, peephole, kept_gates, kept, before, y, dy, dh, carried, d, into, scratch)
     directions = w_h.shape[0]
     if directions == 2:
-        backwards = _trace(ZERO + 1, mode, to_first, gates, hidden, output, projection, peepholes, counts, offsets,
+        back = _trace(ZERO + 1, 1, mode, to_first, gates, hidden, output, projection, peepholes, counts, offsets,
                            w_h, w_r, peephole, kept_gates, kept, before, y, dy, dh, carried, d, into, scratch)
     if split_units:
         for direction in range(directions):
-            trace = backwards if direction == 1 else forwards
+            trace = back if direction == 1 else forwards
             parts = (trace.padded // (PANEL * lanes(trace.d)) + chunk - 1) // chunk
             parallel_for(pool, _member, slots, (slots, trace, chunk, parts, pointer(words[direction])))
     else:
-        parallel_for(pool, _rows_chunk, (counts[0] + chunk - 1) // chunk * directions, (directions, forwards, backwards, chunk))
+        parallel_for(pool, _rows_chunk, (counts[0] + chunk - 1) // chunk * directions, (directions, forwards, back, chunk))
 
 
 @inline
-def _trace(k, mode, to_first, gates, hidden, output, projection, peepholes, counts, offsets,
+def _trace(k, backwards, mode, to_first, gates, hidden, output, projection, peepholes, counts, offsets,
            w_h, w_r, peephole, kept_gates, kept, before, y, dy, dh, carried, d, into, scratch):
     size, at_gates = d.itemsize, pointer(d[k])
     d_width = (gates + 1 if mode == GRU or mode == RESET_FIRST else gates) * hidden
     return Trace(
-        mode, k, gates, hidden, up_to_block(hidden, at_gates), output, up_to_block(output, at_gates), projection, peepholes,
+        mode, backwards, gates, hidden, up_to_block(hidden, at_gates), output, up_to_block(output, at_gates), projection, peepholes,
         counts[0], counts.shape[0], to_first, pointer(counts), pointer(offsets), pointer(w_h[k]), pointer(w_r[k]), pointer(peephole[k]),
         pointer(kept_gates[k]), pointer(kept[k]), pointer(before[k]), offset(pointer(y), k * output), y.strides[0] // size,
         offset(pointer(dy), k * output), dy.strides[0] // size, pointer(dh[k]), pointer(carried[k]), at_gates, d_width,

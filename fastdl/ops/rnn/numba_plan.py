@@ -86,19 +86,23 @@ def _plan(code, gates, hidden, projection, directions, batch, steps, lanes, pool
                 PANEL * lanes)
 
 
+def bias_size(plan) -> int:
+    return plan.gates * (1 + plan.is_gru) * plan.padded
+
+
 @lru_cache(maxsize=256)
 def places_of(plan, directions, features, batch, train, peepholes, packed) -> tuple[np.ndarray, int]:
     """Where each part for each direction starts in a layer's scratch memory, [2 * part + direction], and how much that is.
 
-    packed: whether the weights are elsewhere.
+    packed: whether what is made of the weights is elsewhere.
     """
     width = plan.gates * plan.padded
     sizes = {
         W_X: width * features * (not packed),
         W_H: width * plan.output * (not packed),
         W_R: plan.state * plan.hidden * plan.inner_product * (not packed),
-        BIAS: plan.gates * (1 + plan.is_gru) * plan.padded,
-        PEEPHOLE: 3 * plan.padded * peepholes,
+        BIAS: bias_size(plan) * (not packed),
+        PEEPHOLE: 3 * plan.padded * peepholes * (not packed),
         H: 2 * batch * plan.state,
         C: batch * plan.padded,
     }

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ...cpu._pool import parallel_for
 from ...cpu.jit import inline, kernel
-from ...cpu.simd import lanes, load, load_n, offset, pointer, read, store, store_n, write
+from ...cpu.simd import lanes, load, load_n, offset, pointer, read, store, store_n
 from .numba_product import PANEL, ZERO, product, product_on
 from .numba_steps import (
     GRU,
@@ -22,15 +22,14 @@ from .numba_steps import (
     Units,
     advance_rows,
     after_reset_row,
-    fill_biases,
     fill_row,
     reset_row,
     up_to_block,
 )
 from .numba_team import finish, place, take, wait_for_all
 
-# What lies one after the other in a layer's scratch memory, each part for each direction; see ``start`` and ``forward``.
-# A row of states is as long as the blocks of its units. Weights are there only where they are not kept packed.
+# What lies one after the other in a layer's scratch memory, each part for each direction: what is made of weights, where
+# that is not kept (see numba_weights.py), states, whose rows are as long as the blocks of their units, and the rest.
 W_X, W_H, W_R, BIAS, PEEPHOLE, H, C, SCRATCH = range(8)
 
 
@@ -276,55 +275,59 @@ def _steps_by_units(pool, members, layer, blocks, words):
 
 
 # ------------------------------------------------------------------------------------------------ the entry points
-@kernel("i i i i i R1 R1 R1 R2 R2 L1 L1 W1")
-def start(k, mode, gates, hidden, output, b_ih, b_hh, peephole, h0, c0, order, places, memory):
-    """Biases, peepholes and first states of direction k to a layer's memory. What is empty counts as zeros."""
-    base, batch = pointer(memory), order.shape[0]
-    padded, state = up_to_block(hidden, base), up_to_block(output, base)
-    fill_biases(mode, gates, hidden, b_ih, b_hh, offset(base, places[2 * BIAS + k]), padded)
-    if peephole.shape[0]:
-        p = offset(base, places[2 * PEEPHOLE + k])
-        for g in range(3):
-            for u in range(padded):
-                write(p, g * padded + u, peephole[g * hidden + u] if u < hidden else peephole.dtype.type(0))
-    h, c = offset(base, places[2 * H + k]), offset(base, places[2 * C + k])
-    for i in range(batch):
-        fill_row(offset(h, i * state), h0, order[i], state)
-        fill_row(offset(h, (batch + i) * state), h0, order[i], state)
-        fill_row(offset(c, i * padded), c0, order[i], padded)
+@kernel("i i i i i i i i i i i i i i L1 L1 L1 L1 L2 R2 W1 R1 R1 R1 R1 R1 R1 R1 R1 R1 R1 R3 R3 W2 W3 W3 W2 W2")
+def forward(pool, slots, mode, train, split_units, chunk, together, backwards, directions, gates, hidden, output, projection, peepholes,
+            counts, offsets, order, places, words, x, memory, w_x, w_h, w_r, bias, peephole, w_x_back, w_h_back, w_r_back, bias_back,
+            peephole_back, h0, c0, y, h_n, c_n, kept_gates, kept):
+    """A layer of one or two directions, which share y's columns and are the first axis of h0, c0, h_n, c_n, kept_gates and kept.
 
-
-@kernel("i i i i i i i i i i i i i L1 L1 L1 L1 L2 R2 W1 R1 R1 R1 R1 R1 R1 W2 W3 W3 W2 W2")
-def forward(pool, slots, mode, train, split_units, chunk, together, directions, gates, hidden, output, projection, peepholes,
-            counts, offsets, order, places, words, x, memory, w_x, w_h, w_r, w_x_back, w_h_back, w_r_back, y, h_n, c_n, kept_gates, kept):
-    """A layer of one or two directions, which share y's columns and are the first axis of h_n, c_n, kept_gates and kept.
-
-    chunk: rows to a chunk, or unit blocks where ``split_units``. memory: scratch, of which ``places`` says where what is
-    (see places_of in numba_plan.py); ``start`` has been called for each direction. words: a team's for each direction, zeros
-    (numba_team.py). w_x, w_h, w_r: packed weights.
+    backwards: 1 where there is one direction, and it is the backward one. chunk: rows to a chunk, or unit blocks where
+    ``split_units``. memory: scratch, of which ``places`` says where what is (see places_of in numba_plan.py). words: a
+    team's for each direction, zeros (numba_team.py). w_x, w_h, w_r, bias, peephole: what numba_weights.py makes of
+    weights. h0, c0: empty ones count as zeros.
     """
-    forwards = backwards = _layer(ZERO, mode, train, together, gates, hidden, output, projection, peepholes,
-                                  counts, offsets, order, places, x, memory, w_x, w_h, w_r, y, h_n, c_n, kept_gates, kept)
+    forwards = back = _layer(ZERO, backwards, mode, train, together, gates, hidden, output, projection, peepholes, counts, offsets, order,
+                             places, x, memory, w_x, w_h, w_r, bias, peephole, y, h_n, c_n, kept_gates, kept)
+    _first_states(forwards, ZERO, h0, c0)
     if directions == 2:
-        backwards = _layer(ZERO + 1, mode, train, together, gates, hidden, output, projection, peepholes,
-                           counts, offsets, order, places, x, memory, w_x_back, w_h_back, w_r_back, y, h_n, c_n, kept_gates, kept)
+        back = _layer(ZERO + 1, 1, mode, train, together, gates, hidden, output, projection, peepholes, counts, offsets, order,
+                      places, x, memory, w_x_back, w_h_back, w_r_back, bias_back, peephole_back, y, h_n, c_n, kept_gates, kept)
+        _first_states(back, ZERO + 1, h0, c0)
     if split_units:
         _steps_by_units(pool, slots, forwards, chunk, pointer(words[0]))
         if directions == 2:
-            _steps_by_units(pool, slots, backwards, chunk, pointer(words[1]))
+            _steps_by_units(pool, slots, back, chunk, pointer(words[1]))
     else:
         parallel_for(pool, _rows_chunk, (counts[0] + chunk - 1) // chunk * directions,
-                     (directions, forwards, backwards, chunk, (memory.shape[0] - places[2 * SCRATCH]) // slots))
+                     (directions, forwards, back, chunk, (memory.shape[0] - places[2 * SCRATCH]) // slots))
 
 
 @inline
-def _layer(k, mode, train, together, gates, hidden, output, projection, peepholes,
-           counts, offsets, order, places, x, memory, w_x, w_h, w_r, y, h_n, c_n, kept_gates, kept):
+def _first_states(layer, k, h0, c0):
+    for i in range(layer.batch):
+        row = read(layer.order, i)
+        for half in range(2):
+            h = offset(layer.h, (half * layer.batch + i) * layer.state)
+            if h0.shape[0]:
+                fill_row(h, h0[k], row, layer.state)
+            else:
+                fill_row(h, h0[:, :, 0], row, layer.state)
+        if layer.units.mode == LSTM:
+            c = offset(layer.c, i * layer.units.padded)
+            if c0.shape[0]:
+                fill_row(c, c0[k], row, layer.units.padded)
+            else:
+                fill_row(c, c0[:, :, 0], row, layer.units.padded)
+
+
+@inline
+def _layer(k, backwards, mode, train, together, gates, hidden, output, projection, peepholes, counts, offsets, order,
+           places, x, memory, w_x, w_h, w_r, bias, peephole, y, h_n, c_n, kept_gates, kept):
     size, base = x.itemsize, pointer(memory)
-    units = Units(mode, train, hidden, up_to_block(hidden, base), offset(base, places[2 * PEEPHOLE + k]), peepholes)
+    units = Units(mode, train, hidden, up_to_block(hidden, base), pointer(peephole), peepholes)
     return Layer(
-        units, k, gates, counts[0], counts.shape[0], together, x.shape[1], output,
-        up_to_block(output, base), projection, pointer(counts), pointer(offsets), pointer(order), pointer(x), x.strides[0] // size,
-        offset(base, places[2 * BIAS + k]), pointer(w_x), pointer(w_h), pointer(w_r),
-        offset(pointer(y), k * output), y.strides[0] // size, offset(base, places[2 * H + k]), offset(base, places[2 * C + k]),
+        units, backwards, gates, counts[0], counts.shape[0], together, x.shape[1], output, up_to_block(output, base), projection,
+        pointer(counts), pointer(offsets), pointer(order), pointer(x), x.strides[0] // size,
+        pointer(bias), pointer(w_x), pointer(w_h), pointer(w_r), offset(pointer(y), k * output), y.strides[0] // size,
+        offset(base, places[2 * H + k]), offset(base, places[2 * C + k]),
         pointer(h_n[k]), pointer(c_n[k]), pointer(kept_gates[k]), pointer(kept[k]), offset(base, places[2 * SCRATCH]))
