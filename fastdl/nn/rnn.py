@@ -25,6 +25,7 @@ class _Recurrent(Module):
     """The base of RNN, GRU and LSTM: parameters by torch's names, one call of a sequence operator."""
 
     gates: int
+    operator: str
 
     def __init__(self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False,
                  proj_size=0, *, dtype=np.float32, rng=None):
@@ -54,17 +55,31 @@ class _Recurrent(Module):
                     self._names.append(f"{kind}_l{layer}{direction}")
                     setattr(self, self._names[-1], init.uniform(shape, 1 / math.sqrt(hidden_size), dtype, rng))
 
-    @property
-    def operator(self) -> str:
-        return type(self).__name__.lower()
-
     def _call(self, lengths, batch_sizes):
         """The operator, the parameters and the options of a call."""
-        options = {"lengths": lengths, "batch_sizes": batch_sizes}
+        options = {name: given for name, given in (("lengths", lengths), ("batch_sizes", batch_sizes)) if given is not None}
         if self.training and self.dropout and self.num_layers > 1:
             options["seed"] = init.draw_seed()
         where = (self.bias, self.num_layers, self.dropout, self.training, self.bidirectional, self.batch_first)
         return getattr(F, self.operator), [getattr(self, name) for name in self._names], where, options
+
+    def step(self, x, hx=None):
+        """One step of a stream, without gradients: ``y, hx = layer.step(x, hx)``.
+
+        x: (batch, input_size) or (input_size,). hx: None at the first step, then what the last one answered: the layer's states,
+        (num_layers, batch, hidden_size), or (num_layers, hidden_size) where x has one axis. Answers y, (batch, output) or
+        (output,), and the new states. Dropout does nothing. The same numbers come out as for the whole sequence at once.
+
+        Raises ValueError where the layer is bidirectional, and as the operator does.
+        """
+        name = type(self).__name__
+        if self.bidirectional:
+            raise ValueError(f"{name}: step goes forwards only; the layer is bidirectional")
+        if getattr(x, "ndim", 0) not in (1, 2):
+            check.array(name, "input", x, (1, 2))
+        packed = [getattr(self, name)._packed for name in self._names]
+        y, hx = self._nest(getattr(F, self.operator)(x[None], hx, packed, self.bias, self.num_layers, 0.0, False, False, False))
+        return y[0], hx
 
     def forward(self, x, hx=None, *, lengths=None, batch_sizes=None):
         operator, parameters, where, options = self._call(lengths, batch_sizes)
@@ -129,7 +144,7 @@ class RNN(_Recurrent):
 class GRU(_Recurrent):
     """Gated recurrent units over whole sequences; shapes and weights as :class:`RNN`, gates in torch's order r, z, n."""
 
-    gates = 3
+    gates, operator = 3, "gru"
 
     def __init__(self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False, *,
                  dtype=np.float32, rng=None):
@@ -143,7 +158,7 @@ class LSTM(_Recurrent):
     proj_size: h is projected to this many features; 0 for none.
     """
 
-    gates = 4
+    gates, operator = 4, "lstm"
 
     def _nest(self, answer):
         y, h, c = answer

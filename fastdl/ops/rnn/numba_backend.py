@@ -10,6 +10,7 @@ from ...cpu.workspace import workspace
 from ..matmul.numba_backend import multiply
 from ..matmul.numba_gemm import BY_COLUMN
 from .layout import GATES, Weights, dropout_apply, dropout_kept, join, split
+from .numba_at_once import AtOnce
 from .numba_cell import cell
 from .numba_gradient import backward
 from .numba_layer import by_input, by_state, fill, products, run_layer, through_steps, weight_gradients
@@ -19,6 +20,8 @@ from .numba_steps import CODES, GRU, LSTM
 
 _NOTHING = {(char, rank): np.empty((0,) * rank, char) for char in "fd" for rank in (1, 2)}
 _NO_WORDS = np.empty((1, 0), np.int64)
+
+rnn_tanh_at_once, rnn_relu_at_once, gru_at_once, lstm_at_once = (AtOnce(mode) for mode in GATES)
 
 
 # ------------------------------------------------------------------------------------------------ sequences

@@ -22,6 +22,9 @@ ROWS_ENOUGH = 12
 MOST_ROWS = 64  # of a chunk: its gates stay in the cache
 
 
+_NO_WORDS = np.zeros((2, 0), np.int64)
+
+
 class Plan(NamedTuple):
     """Sizes as numba_sequence.py names them, and the split."""
 
@@ -45,8 +48,9 @@ class Plan(NamedTuple):
 
     def words(self, directions) -> np.ndarray:
         """Those of a team for each direction; see numba_team.py."""
-        parts = -(-self.padded // (self.block * self.chunk)) if self.split_units else 0
-        return np.zeros((directions, WORD * parts), np.int64)
+        if not self.split_units:
+            return _NO_WORDS
+        return np.zeros((directions, WORD * -(-self.padded // (self.block * self.chunk))), np.int64)
 
     @property
     def inner_product(self) -> bool:
