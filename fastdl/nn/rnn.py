@@ -28,7 +28,7 @@ class _Recurrent(Module):
     operator: str
 
     def __init__(self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False,
-                 proj_size=0, *, dtype=np.float32, rng=None):
+                 proj_size=0, *, checkpoint=None, dtype=np.float32, rng=None):
         name = type(self).__name__
         self.input_size = check.integer(name, "input_size", input_size, 1)
         self.hidden_size = check.integer(name, "hidden_size", hidden_size, 1)
@@ -40,6 +40,7 @@ class _Recurrent(Module):
         self.proj_size = check.integer(name, "proj_size", proj_size, 0)
         if self.proj_size >= hidden_size:
             raise ValueError(f"{name}: proj_size is {proj_size}; the rule is below hidden_size ({hidden_size})")
+        self.checkpoint = None if checkpoint is None else check.integer(name, "checkpoint", checkpoint, 1)
         dtype, rng = init.check_dtype(name, dtype), init.generator(rng)
         rows, output = self.gates * hidden_size, self.proj_size or hidden_size
         self._names = []
@@ -89,6 +90,8 @@ class _Recurrent(Module):
         """``(y, h), pullback``. The pullback takes gradients of the same form, ``(dy, None)`` where h has none, and
         answers dx; ``(dx, dhx)`` where hx was given."""
         operator, parameters, where, options = self._call(lengths, batch_sizes)
+        if self.checkpoint is not None:
+            options["checkpoint"] = self.checkpoint
         answer, operator_pullback = operator.vjp(x, hx, [p.data for p in parameters], *where, **options)
 
         def pullback(gradient, needs=True):
@@ -126,15 +129,17 @@ class RNN(_Recurrent):
     ones: see :func:`fastdl.functional.rnn_tanh`. Answers (y, h_n).
 
     weights are named as torch names them (weight_ih_l0, weight_hh_l0_reverse, ...) and start uniform within
-    1 / sqrt(hidden_size). dropout, between layers, acts in training only.
+    1 / sqrt(hidden_size). dropout, between layers, acts in training only. checkpoint: for training on long sequences; see
+    :func:`fastdl.functional.rnn_tanh`. ``step`` takes a stream one step at a time.
     """
 
     gates = 1
 
     def __init__(self, input_size, hidden_size, num_layers=1, nonlinearity="tanh", bias=True, batch_first=False, dropout=0.0,
-                 bidirectional=False, *, dtype=np.float32, rng=None):
+                 bidirectional=False, *, checkpoint=None, dtype=np.float32, rng=None):
         self.nonlinearity = check.choice("RNN", "nonlinearity", nonlinearity, ("tanh", "relu"))
-        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype=dtype, rng=rng)
+        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, checkpoint=checkpoint,
+                         dtype=dtype, rng=rng)
 
     @property
     def operator(self):
@@ -147,8 +152,9 @@ class GRU(_Recurrent):
     gates, operator = 3, "gru"
 
     def __init__(self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False, *,
-                 dtype=np.float32, rng=None):
-        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype=dtype, rng=rng)
+                 checkpoint=None, dtype=np.float32, rng=None):
+        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, checkpoint=checkpoint,
+                         dtype=dtype, rng=rng)
 
 
 class LSTM(_Recurrent):

@@ -12,6 +12,7 @@ from ..matmul.numba_gemm import BY_COLUMN
 from .layout import GATES, Weights, dropout_apply, dropout_kept, join, split
 from .numba_at_once import AtOnce
 from .numba_cell import cell
+from .numba_checkpoint import run_segments, segments_backward
 from .numba_gradient import backward
 from .numba_layer import by_input, by_state, fill, products, run_layer, through_steps, weight_gradients
 from .numba_plan import plan_of, up_to_block
@@ -40,7 +41,10 @@ def rnn(arrays, params, train):
     traces = []
     for layer in range(params.layers):
         k = slice(layer * n, layer * n + n)
-        traces.append(run_layer(x, _some(h0, k), _some(c0, k), weights[k], plan, rows, train, h_n[k], c_n[k]))
+        if train and params.checkpoint:
+            traces.append(run_segments(x, _some(h0, k), _some(c0, k), weights[k], params, rows, h_n[k], c_n[k]))
+        else:
+            traces.append(run_layer(x, _some(h0, k), _some(c0, k), weights[k], plan, rows, train, h_n[k], c_n[k]))
         x = dropout_apply(traces[-1].y, kept[layer], params.dropout)
     y = scatter(x, rows, params, steps, batch)
     return (y, h_n, c_n) if params.mode == "lstm" else (y, h_n), (traces, kept, rows, plan, (steps, batch)) if train else None
@@ -76,6 +80,14 @@ def rnn_backward(grad, arrays, saved, params, needs):
         dy = dropout_apply(dy, kept[layer], params.dropout)
         if dy.strides[1] != dy.itemsize:
             dy = np.ascontiguousarray(dy)
+        if params.checkpoint:
+            dy, dh, dc, grads[k] = segments_backward(dy, _some(dh_n, k), _some(dc_n, k), weights[k], need[k], layer > 0 or need_x,
+                                                     traces[layer], params, rows)
+            if need_h0:
+                put_back(np.stack(dh), rows, dh0[k])
+            if need_c0:
+                put_back(np.stack(dc), rows, dc0[k])
+            continue
         before = c0 if plan.code == LSTM else h0 if plan.is_gru else None
         d, into, dh, dc = through_steps(dy, _some(dh_n, k), _some(dc_n, k), weights[k], _some(before, k), traces[layer], plan, rows)
         if need_h0:
