@@ -9,6 +9,7 @@ from checker import assert_close
 import fastdl
 import fastdl.functional as F
 from fastdl import nn
+from fastdl.cpu import workspace
 
 KINDS = {"RNN": nn.RNN, "GRU": nn.GRU, "LSTM": nn.LSTM}
 
@@ -29,6 +30,7 @@ def test_values_kept_for_the_gradient(kind, values, batch):
     steps, hidden = 400, 64
     layer, x = KINDS[kind](8, hidden), data(steps, batch, 8)
     layer.vjp(x)  # whatever is made once
+    workspace.forget_idle()
     tracemalloc.start()
     try:
         (y, last), pullback = layer.vjp(x)
@@ -50,6 +52,7 @@ def test_a_long_sequence_within_memory(kind):
     dy = data(steps, 1, hidden, seed=1)
     layer.vjp(x)[1]((dy, None))  # what is made once for so many steps
     layer.zero_grad()
+    workspace.forget_idle()
     tracemalloc.start()
     try:
         (y, _), pullback = layer.vjp(x)
@@ -84,6 +87,24 @@ def test_checkpoint_changes_nothing(kind, checkpoint):
         results.append(flat([y, dx]) + [p.grad for p in m.parameters()])
     for got, want in zip(results[1], results[0], strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-13)
+
+
+def test_memory_is_used_again_when_it_is_free():
+    workspace.forget_idle()
+    dtype = np.dtype("f4")
+    first = workspace.recycled(1 << 16, dtype)
+    address, part = first.ctypes.data, first[5:9]
+    assert address % 64 == 0
+    del first
+    second = workspace.recycled(1 << 16, dtype)
+    assert second.ctypes.data != address  # a view of the first is alive
+    del part
+    assert workspace.recycled(60_000, dtype).ctypes.data == address
+    assert workspace.recycled(1 << 16, dtype).ctypes.data == address
+    assert workspace.recycled(1 << 10, dtype).base is None
+    del second
+    workspace.forget_idle()
+    assert not workspace._idle
 
 
 # ------------------------------------------------------------------------------------------------ one step at a time

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...cpu.blocking import LANES
-from ...cpu.workspace import workspace
+from ...cpu.workspace import recycled, workspace
 from ..matmul.numba_backend import multiply
 from .layout import Weights
 from .numba_gradient import backward
@@ -43,14 +43,18 @@ def run_layer(x, h0, c0, weights, plan, rows, train, h_n, c_n, backwards=0) -> T
     memory, at = workspace(size, x.dtype), places.tolist()
     made = [ready(w, plan) if kept_packed else ready(w, plan, memory, at, k) for k, w in enumerate(weights)]
     y = np.empty((rows.total, n * plan.output), x.dtype)
-    kept_gates = np.empty((n, rows.total * plan.gates * plan.padded if train else 0), x.dtype)
-    kept = np.empty((n, rows.total * plan.padded if train and plan.code in (GRU, LSTM) else 0), x.dtype)
+    kept_gates = _room(x.dtype, n, rows.total * plan.gates * plan.padded if train else 0)
+    kept = _room(x.dtype, n, rows.total * plan.padded if train and plan.code in (GRU, LSTM) else 0)
     none = NO_STATES[char]
     forward[char](plan.pool, plan.slots, plan.code, int(train), plan.split_units, plan.chunk, plan.together, backwards, n, plan.gates,
                   plan.hidden, plan.output, plan.projection, int(peepholes), rows.counts, rows.offsets, rows.order, places,
                   plan.words(n), x, memory, *made[0], *made[-1], none if h0 is None else h0, none if c0 is None else c0, y, h_n, c_n,
                   kept_gates, kept)
     return Trace(x, y, kept_gates, kept)
+
+
+def _room(dtype, *shape):
+    return recycled(prod(shape), dtype).reshape(shape)
 
 
 # ------------------------------------------------------------------------------------------------ gradients
@@ -75,8 +79,8 @@ def through_steps(dy, dh_n, dc_n, weights, before, trace, plan, rows, backwards=
     dh, carried = np.empty((n, batch, plan.state), dy.dtype), np.empty((n, batch, plan.padded), dy.dtype)
     fill(dh, dh_n)
     fill(carried, dc_n)
-    d = np.empty((n, rows.total, (plan.gates + plan.is_gru) * hidden), dy.dtype)
-    into = np.empty((n, rows.total if plan.projection else 0, plan.output), dy.dtype)
+    d = _room(dy.dtype, n, rows.total, (plan.gates + plan.is_gru) * hidden)
+    into = _room(dy.dtype, n, rows.total if plan.projection else 0, plan.output)
     flat = [a.reshape(n, -1) for a in (peephole, trace.kept_gates, trace.kept, first)]
     backward[char](plan.pool, plan.slots, plan.code, plan.split_units, plan.chunk, 1, backwards, plan.gates, hidden, plan.output,
                    plan.projection, int(peepholes), rows.counts, rows.offsets, plan.words(n), w_h, w_r, *flat, trace.y, dy,
