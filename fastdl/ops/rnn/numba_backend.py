@@ -14,7 +14,7 @@ from .numba_at_once import AtOnce
 from .numba_cell import cell
 from .numba_checkpoint import run_segments, segments_backward
 from .numba_gradient import backward
-from .numba_layer import by_input, by_state, fill, products, run_layer, through_steps, weight_gradients
+from .numba_layer import by_state, fill, input_gradient, products, run_layer, through_steps, weight_gradients
 from .numba_plan import plan_of, up_to_block
 from .numba_rows import gather, in_order, put_back, rows_of, scatter
 from .numba_steps import CODES, GRU, LSTM
@@ -97,9 +97,9 @@ def rnn_backward(grad, arrays, saved, params, needs):
         grads[k] = [weight_gradients(need[k][j], d[j], into[j], traces[layer], plan, rows, j, *(_some(s, k.start + j) for s in (h0, c0)))
                     for j in range(n)]
         if layer > 0 or need_x:
-            dy = multiply(by_input(d[0], plan.is_gru, plan.hidden), weights[k][0].w_ih)
+            dy = input_gradient(d[0], weights[k][0].w_ih, plan.is_gru, plan.hidden)
             if n == 2:
-                dy += multiply(by_input(d[1], plan.is_gru, plan.hidden), weights[k][1].w_ih)
+                dy += input_gradient(d[1], weights[k][1].w_ih, plan.is_gru, plan.hidden)
     return join(scatter(dy, rows, params, steps, batch) if need_x else None, dh0, dc0, grads, params)
 
 
@@ -181,7 +181,7 @@ def rnn_cell_backward(grad, arrays, saved, params, needs):
         dh = multiply(d[:, :gates * hidden], by_state(w.w_hh, is_gru, hidden))
         if is_gru:
             dh += carried
-    dx = multiply(by_input(d, is_gru, hidden), w.w_ih) if need_x else None
+    dx = input_gradient(d, w.w_ih, is_gru, hidden) if need_x else None
     grads = products(need, d, x, lambda: (h, h), is_gru, hidden)
     return (dx, dh, carried if need_c else None, *grads) if code == LSTM else (dx, dh, *grads)
 

@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..matmul.numba_backend import multiply
 from .layout import Weights
-from .numba_layer import by_input, run_layer, through_steps, weight_gradients
+from .numba_layer import input_gradient, run_layer, through_steps, weight_gradients
 from .numba_plan import plan_of
 from .numba_rows import rows_of
 from .numba_steps import LSTM
@@ -97,7 +96,7 @@ def segments_backward(dy, dh_n, dc_n, weights, need, need_x, trace, params, rows
             share = weight_gradients(need[d], at[0], into[0], again, plan, part, 0, h_0[0], None if c_0 is None else c_0[0], d)
             total = Weights(*(g if t is None else t if g is None else np.add(t, g, out=t) for t, g in zip(total, share, strict=True)))
             if need_x:
-                dx[first:last] += multiply(by_input(at[0], plan.is_gru, plan.hidden), w.w_ih)
+                dx[first:last] += input_gradient(at[0], w.w_ih, plan.is_gru, plan.hidden)
         dh0.append(dh)
         dc0.append(dc)
         grads.append(total)
