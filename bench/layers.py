@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from .networks import NETWORKS, Layer
-from .workers import Library, serve, take_turns
+from .workers import Library, installed, serve, take_turns
 
 PEERS = ("torch", "onnxruntime", "openvino", "ncnn")
 
@@ -169,7 +169,8 @@ def main(argv=None):
     if given.worker:
         return worker(given.worker, given.threads)
     ours = Library("bench.layers", "fastdl", given.threads)
-    peers = [Library("bench.layers", name, given.threads, python=given.peers_python) for name in PEERS if _has(given.peers_python, name)]
+    peers = [Library("bench.layers", name, given.threads, python=given.peers_python)
+             for name in PEERS if installed(given.peers_python, name)]
     libraries = [ours, *peers]
     for network in given.networks or NETWORKS:
         print(f"\n| {network}, threads: {given.threads} | " + " | ".join(library.name for library in libraries) + " | ratio |")
@@ -187,12 +188,6 @@ def main(argv=None):
             print(f"| {layer} | {figures} | {best[-1]:.2f} |", flush=True)
         means = " | ".join(f"{statistics.geometric_mean(found):.2f}" for found in ratios.values())
         print(f"| geometric mean of their time over fastdl's | | {means} | {statistics.geometric_mean(best):.2f} |", flush=True)
-
-
-def _has(python, module):
-    import subprocess
-
-    return not subprocess.run([python, "-c", f"import {module}"], capture_output=True).returncode
 
 
 if __name__ == "__main__":

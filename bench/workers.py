@@ -65,3 +65,8 @@ def take_turns(libraries, rounds, seconds, before=None):
             time.sleep(0.03)
             times[library.name].append(library.ask(seconds=seconds))
     return times
+
+
+def installed(python, *modules):
+    """Whether an interpreter can import all of these."""
+    return not subprocess.run([python, "-c", f"import {', '.join(modules)}"], capture_output=True).returncode

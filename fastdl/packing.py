@@ -12,6 +12,7 @@ import math
 import numpy as np
 
 _LINE = 64  # bytes of a cache line
+VERSION = "version"  # the key of what stands for an owner's present values
 
 
 class Owner(np.ndarray):
@@ -67,6 +68,15 @@ def pack(weight):
 
 def is_packed(weight: np.ndarray) -> bool:
     return _owner(weight) is not None
+
+
+def version(weight: np.ndarray) -> object | None:
+    """What stands for the values that a packed array's memory has now: another object after each change. None: not packed."""
+    owner = weight.base if type(weight.base) is Owner else _owner(weight)
+    if owner is None:
+        return None
+    forms = owner.forms
+    return forms.get(VERSION) or forms.setdefault(VERSION, object())
 
 
 def _owner(weight):

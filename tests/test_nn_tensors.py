@@ -263,3 +263,13 @@ def test_a_run_is_resumed(tmp_path):
     run(1, Checkpoint(tmp_path / "c"))
     resumed = run(3, Checkpoint(tmp_path / "c", resume=True))
     assert all(torch.equal(v, resumed[name]) for name, v in whole.items())
+
+
+def test_a_layer_that_was_called_before_it_moved():
+    """What a layer remembers of its calls with arrays does not outlive the arrays."""
+    layer, x = nn.Linear(5, 4), np.ones((2, 5), "f4")
+    layer(x)
+    layer.to("cpu")
+    layer.weight.data = torch.zeros(4, 5)
+    layer.numpy()
+    np.testing.assert_array_equal(layer(x), np.broadcast_to(layer.bias.data, (2, 4)))

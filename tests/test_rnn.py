@@ -21,15 +21,33 @@ MODES = list(GATES)
 
 # ------------------------------------------------------------------------------------------------ cases
 def pairwise(**options):
-    """A short list of combinations in which every pair of values of two options occurs."""
-    names = list(options)
-    rows = list(itertools.product(*options.values()))
-    pairs_of = lambda row: set(itertools.combinations(list(enumerate(row)), 2))
-    missing, chosen = set().union(*map(pairs_of, rows)), []
+    """A short list of combinations in which every pair of values of two options occurs.
+
+    A greedy covering array: a row begins with a pair that is missing; each other option takes the value that covers most.
+    """
+    names, values = list(options), list(options.values())
+    columns = range(len(names))
+    cells = [(i, a) for i in columns for a in range(len(values[i]))]
+    missing = {(one, other) for one, other in itertools.combinations(cells, 2) if one[0] != other[0]}
+    chosen = []
     while missing:
-        chosen.append(max(rows, key=lambda row: len(pairs_of(row) & missing)))
-        missing -= pairs_of(chosen[-1])
-    return [dict(zip(names, row, strict=True)) for row in chosen]
+        row = dict(min(missing))
+        for i in columns:
+            if i not in row:
+                covered = [sum(tuple(sorted([(i, a), cell])) in missing for cell in row.items()) for a in range(len(values[i]))]
+                row[i] = covered.index(max(covered))
+        chosen.append({names[i]: values[i][row[i]] for i in columns})
+        missing -= set(itertools.combinations(sorted(row.items()), 2))
+    return chosen
+
+
+def test_pairwise_covers_every_pair():
+    options = {"a": [1, 2, 3], "b": [None, True], "c": ["x", "y"], "d": [0, 1, 2, 3]}
+    table = pairwise(**options)
+    for one, other in itertools.combinations(options, 2):
+        for pair in itertools.product(options[one], options[other]):
+            assert any((row[one], row[other]) == pair for row in table), (one, other, pair)
+    assert len(table) < 20 < 3 * 2 * 2 * 4
 
 
 TABLE = pairwise(form=["padded", "lengths", "packed", "unbatched"], layers=[1, 2], bidirectional=[False, True], batch_first=[False, True],
@@ -293,6 +311,70 @@ def test_gru_reset_before_product(backend, case):
           backend=backend, dtype=dtype)
 
 
+# ------------------------------------------------------------------------------------------------ every option with every other
+VARIANTS = {"rnn_tanh": ("rnn_tanh", {}), "rnn_relu": ("rnn_relu", {}), "gru": ("gru", {}),
+            "gru, reset first": ("gru", {"reset_first": True}), "lstm": ("lstm", {}), "lstm, peepholes": ("lstm", {"peepholes": True})}
+EVERY = pairwise(variant=list(VARIANTS), form=["padded", "lengths", "packed", "unbatched"], layers=[1, 2, 3], bidirectional=[False, True],
+                 batch_first=[False, True], bias=[True, False], proj=[0, 2], hx=[True, False], dropout=[0.0, 0.4],
+                 checkpoint=[None, 1, 3, 9], size=[(5, 3, 3), (7, 1, 17), (4, 13, 40)], dtype=["f8", "f4"],
+                 layout=["contiguous", "strided"])
+
+
+@pytest.mark.parametrize("case", EVERY, ids=lambda c: "-".join(str(v) for v in c.values()))
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_option_with_every_other(backend, case):
+    """Outputs and all gradients against autograd through the loop by hand, in float64."""
+    mode, extra = VARIANTS[case["variant"]]
+    layers, bidirectional, form = case["layers"], case["bidirectional"], case["form"]
+    steps, batch, hidden = case["size"]
+    batch = 1 if form == "unbatched" else batch
+    sizes = {**case, "proj": case["proj"] if mode == "lstm" else 0, "steps": steps, "batch": batch, "hidden": hidden, "features": 4}
+    x, hx, params = make(mode, **sizes)
+    n, out, given = 2 if bidirectional else 1, sizes["proj"] or hidden, {}
+    lengths = np.array([steps] * batch)
+    if form in ("lengths", "packed"):
+        lengths = np.array(some_lengths(steps, batch))
+    if form == "packed":
+        lengths = np.sort(lengths)[::-1]
+        steps = int(lengths[0])
+    inside = np.arange(steps)[:, None] < lengths
+    first = case["batch_first"] and form in ("padded", "lengths")
+    if form == "lengths":
+        given["lengths"] = lengths.tolist()
+    elif form == "packed":
+        x, given["batch_sizes"] = x[:steps][inside], inside.sum(axis=1).tolist()
+    kept = None
+    if case["dropout"]:
+        rng = np.random.Generator(np.random.Philox(7))
+        kept = [rng.random((steps, batch, n * out), dtype=np.float32) >= 0.4 for _ in range(layers - 1)]
+    loop = by_hand(mode, layers, bidirectional, case["bias"], sizes["proj"], lengths.tolist(), not extra.get("reset_first"), kept, 0.4)
+
+    def theirs(x, hx, params, *rest):
+        if form == "packed":
+            rows, x = x, torch.zeros(steps, batch, x.shape[1], dtype=x.dtype)
+            x = x.index_put((torch.tensor(inside),), rows)
+        elif form == "unbatched":
+            x = x[:, None]
+            hx = hx if hx is None else tuple(h[:, None] for h in hx) if mode == "lstm" else hx[:, None]
+        elif first:
+            x = x.transpose(0, 1)
+        if hx is None:
+            h, c = (torch.zeros(layers * n, batch, size, dtype=x.dtype) for size in (out, hidden))
+            hx = (h, c) if mode == "lstm" else h
+        y, *last = loop(x, hx, params, *rest)
+        y = y[torch.tensor(inside)] if form == "packed" else y.transpose(0, 1) if first else y
+        return tuple(v[:, 0] for v in (y, *last)) if form == "unbatched" else (y, *last)
+
+    arguments = [x, hx, params, case["bias"], layers, case["dropout"], True, bidirectional, case["batch_first"]]
+    if extra.get("peepholes"):
+        arguments.append(list(np.random.default_rng(1).standard_normal((layers * n, 3 * hidden)) / 2))
+    options = {**given, "seed": 7, "checkpoint": case["checkpoint"]}
+    if extra.get("reset_first"):
+        options["linear_before_reset"] = False
+    check(getattr(F, mode), theirs, arguments, options, torch_options={}, kind="recurrent", n=hidden * steps, backend=backend,
+          dtype=case["dtype"], layout=case["layout"])
+
+
 # ------------------------------------------------------------------------------------------------ dropout
 @pytest.mark.parametrize("lengths", [None, [2, 4, 1]])
 @pytest.mark.parametrize("mode", MODES)
@@ -484,6 +566,8 @@ BAD = [
     ("gru", (X, None, GRU), {"dropout": 1.5}, ValueError, r"gru: dropout is 1.5; the rule is 0 to 1"),
     ("gru", (X, None, GRU), {"seed": -1}, ValueError, r"gru: seed is -1; the rule is at least 0"),
     ("gru", (X, None, GRU), {"seed": "a"}, TypeError, r"gru: seed must be an integer, got 'a'"),
+    ("gru", (X, None, GRU), {"checkpoint": 0}, ValueError, r"gru: checkpoint is 0; the rule is at least 1"),
+    ("lstm", (X, None, LSTM), {"checkpoint": 2.0}, TypeError, r"lstm: checkpoint must be an integer, got 2.0"),
     ("gru", (X, None, GRU), {"lengths": 3}, TypeError, r"gru: lengths must be a sequence or an array of integers, got int"),
     ("gru", (X, None, GRU), {"lengths": [5]}, ValueError, r"gru: lengths has 1 entries; the rule is one for each row of the batch, 2"),
     ("gru", (X, None, GRU), {"lengths": [5, 0]}, ValueError, r"gru: lengths\[1\] is 0; the rule is 1 to the sequence length, 5"),

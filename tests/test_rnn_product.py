@@ -7,13 +7,15 @@ from checker import assert_close
 
 from fastdl.cpu.features import vector_bits
 from fastdl.cpu.jit import kernel
-from fastdl.cpu.simd import pointer
+from fastdl.cpu.simd import lanes, offset, pointer
 from fastdl.ops.rnn.numba_product import PANEL, blocks_of, pack, product
 
 
 @kernel("R2 i i R1 W2")
 def multiply(a, first, last, packed, out):
-    product(pointer(a), a.shape[1], a.shape[0], a.shape[1], pointer(packed), first, last, pointer(out), out.shape[1])
+    width = PANEL * lanes(pointer(a))
+    target = offset(pointer(out), first * width)
+    product(pointer(a), a.shape[1], a.shape[0], a.shape[1], pointer(packed), first, last, target, out.shape[1])
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8"])

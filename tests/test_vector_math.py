@@ -10,13 +10,16 @@ from fastdl.cpu.simd import lanes, load_n, pointer, store_n
 
 # the largest error in ulp that vector_math's docstring states
 STATED = {"exp": (1.1, 1.1), "log": (1.1, 1.1), "tanh": (1.6, 1.6), "sigmoid": (2.6, 2.6), "erf": (1.6, 2.6), "expm1": (2.0, 2.0),
-          "log1p": (2.0, 2.0), "normal": (lambda v: v * v / 2 + 7, 6.0), "exp_nonpositive": (1.5, 1.5)}
+          "log1p": (2.0, 2.0), "normal": (lambda v: v * v / 2 + 7, 6.0), "exp_nonpositive": (1.5, 1.5),
+          "gate_sigmoid": (2.6, 2.6), "gate_tanh": (2.5, 2.5)}
 RANGE = {"exp": ((-104, 89), (-746, 710)), "tanh": ((-10, 10), (-20, 20)), "sigmoid": ((-104, 20), (-746, 40)),
          "erf": ((-4.5, 4.5), (-6.5, 6.5)), "expm1": ((-20, 89), (-40, 710)), "log1p": ((-1, 40), (-1, 40)),
-         "normal": ((-12.9, 6), (-37, 9)), "exp_nonpositive": ((-87.3, 0), (-708, 0))}
+         "normal": ((-12.9, 6), (-37, 9)), "exp_nonpositive": ((-87.3, 0), (-708, 0)),
+         "gate_sigmoid": ((-88, 20), (-708, 40)), "gate_tanh": ((-10, 10), (-20, 20))}
 EXACT = {"exp": mpmath.exp, "log": mpmath.log, "tanh": mpmath.tanh, "erf": mpmath.erf,
          "sigmoid": lambda x: 1 / (1 + mpmath.exp(-x)), "expm1": mpmath.expm1, "log1p": mpmath.log1p, "normal": mpmath.ncdf,
-         "exp_nonpositive": mpmath.exp}
+         "exp_nonpositive": mpmath.exp, "gate_tanh": mpmath.tanh}
+EXACT["gate_sigmoid"] = EXACT["sigmoid"]
 
 
 @inline
@@ -87,6 +90,8 @@ def test_ends_of_the_range(dtype):
     np.testing.assert_array_equal(run("exp", x), np.array([inf, 0, nan, 1, 1, inf, 0, inf, 0], dtype))
     np.testing.assert_array_equal(run("tanh", x), np.array([1, -1, nan, 0, -0.0, 1, -1, 1, -1], dtype))
     np.testing.assert_array_equal(run("sigmoid", x), np.array([1, 0, nan, 0.5, 0.5, 1, 0, 1, 0], dtype))
+    np.testing.assert_array_equal(run("gate_tanh", x), np.array([1, -1, nan, 0, 0, 1, -1, 1, -1], dtype))
+    np.testing.assert_array_equal(run("gate_sigmoid", x), np.array([1, 0, nan, 0.5, 0.5, 1, 0, 1, 0], dtype))
     np.testing.assert_array_equal(run("erf", x), np.array([1, -1, nan, 0, -0.0, 1, -1, 1, -1], dtype))
     np.testing.assert_array_equal(run("log", x[:5]), np.array([inf, nan, nan, -inf, -inf], dtype))
     np.testing.assert_array_equal(run("expm1", x), np.array([inf, -1, nan, 0, -0.0, inf, -1, inf, -1], dtype))

@@ -1,4 +1,4 @@
-"""Scratch memory: one block per Python thread, grown when needed and used again."""
+"""Scratch memory: one block per Python thread, grown when needed and used again; and blocks for what outlives a call."""
 
 from __future__ import annotations
 
@@ -24,11 +24,72 @@ def workspace(elements: int, dtype) -> np.ndarray:
     return view[:elements]
 
 
-def _grown(nbytes, dtype):
+def aligned(elements: int, dtype) -> np.ndarray:
+    """A new uninitialised one-dimensional array, aligned to 64 bytes."""
+    return _aligned_bytes(elements * dtype.itemsize).view(dtype)[:elements]
+
+
+def _aligned_bytes(nbytes):
+    """At least so many, in whole multiples of 8."""
     memory = np.empty(nbytes + 64 + -nbytes % 8, np.uint8)
     start = -memory.ctypes.data % 64
-    block = memory[start : start + nbytes + -nbytes % 8]
+    return memory[start : start + nbytes + -nbytes % 8]
+
+
+def _grown(nbytes, dtype):
+    block = _aligned_bytes(nbytes)
     if nbytes <= _KEEP:
         for char in KINDS:
             setattr(_local, char, block.view(char))
     return block.view(dtype)
+
+
+# ------------------------------------------------------------------------------------------------ what outlives a call
+# Memory that a C library gives back to the system is zeroed page by page when it comes again: a training step of an LSTM
+# (29 steps, batch 32, 128 units) took 4.1 ms with new memory for its gates and 2.2 with the last step's.
+_FEW = 1 << 16  # bytes: the C library keeps these itself
+_idle: list[np.ndarray] = []  # blocks that nobody uses, the last used last
+_lock = threading.Lock()
+
+
+class _Block(np.ndarray):
+    """Memory of a class of its own: numpy would make it the base of a view of its view otherwise, past the loan."""
+
+
+class _Loan(np.ndarray):
+    """A block while somebody uses it: the base of the array that was handed out, and of its views."""
+
+    def __del__(self):
+        block = self.base
+        if type(block) is _Block and _lock is not None and _lock.acquire(blocking=False):  # a collection may run within the lock
+            try:
+                _idle.append(block)
+                while sum(b.nbytes for b in _idle) > _KEEP:
+                    _idle.pop(0)
+            finally:
+                _lock.release()
+
+
+def recycled(elements: int, dtype) -> np.ndarray:
+    """A new uninitialised one-dimensional array, aligned to 64 bytes, whose memory is used again when it is gone."""
+    nbytes = elements * dtype.itemsize
+    if nbytes < _FEW:
+        return np.empty(elements, dtype)
+    block = None
+    if _lock.acquire(blocking=False):
+        try:
+            for i in range(len(_idle) - 1, -1, -1):
+                if nbytes <= _idle[i].nbytes <= nbytes + nbytes // 4:
+                    block = _idle.pop(i)
+                    break
+        finally:
+            _lock.release()
+    if block is None:
+        block = _aligned_bytes(nbytes).view(_Block)
+    return block.view(_Loan).view(np.ndarray)[:nbytes].view(dtype)
+
+
+def forget_idle() -> None:
+    """Give back the memory that waits to be used again."""
+    with _lock:
+        _idle.clear()

@@ -11,7 +11,7 @@ _ELSEWHERE = {name: getattr(torch, name) for name in (
     "matmul", "bmm", "addmm", "sigmoid", "tanh", "rnn_tanh", "rnn_relu", "gru", "lstm", "rnn_tanh_cell", "rnn_relu_cell", "gru_cell",
     "lstm_cell")}
 _OURS = {"activation": None, "algorithm": "auto", "seed": None, "lengths": None, "batch_sizes": None, "peepholes": None,
-         "linear_before_reset": True, "precision": None}  # keywords beyond torch's, and their defaults
+         "linear_before_reset": True, "precision": None, "checkpoint": None}  # keywords beyond torch's, and their defaults
 
 
 def torch_function(name: str, args, kwargs):

@@ -23,7 +23,7 @@ import numpy as np
 from .. import functional as F
 from ..op import _is_torch as is_tensor
 from ..op import generation
-from ..packing import owned
+from ..packing import owned, version
 
 _gradient_lock = threading.Lock()
 
@@ -113,7 +113,7 @@ class Parameter:
     @property
     def version(self) -> object:
         """An object that is another one after each change of ``data``."""
-        return self._owner.forms
+        return version(self._packed)
 
     @contextlib.contextmanager
     def edit(self):

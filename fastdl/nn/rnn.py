@@ -25,9 +25,10 @@ class _Recurrent(Module):
     """The base of RNN, GRU and LSTM: parameters by torch's names, one call of a sequence operator."""
 
     gates: int
+    operator: str
 
     def __init__(self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False,
-                 proj_size=0, *, dtype=np.float32, rng=None):
+                 proj_size=0, *, checkpoint=None, dtype=np.float32, rng=None):
         name = type(self).__name__
         self.input_size = check.integer(name, "input_size", input_size, 1)
         self.hidden_size = check.integer(name, "hidden_size", hidden_size, 1)
@@ -39,6 +40,7 @@ class _Recurrent(Module):
         self.proj_size = check.integer(name, "proj_size", proj_size, 0)
         if self.proj_size >= hidden_size:
             raise ValueError(f"{name}: proj_size is {proj_size}; the rule is below hidden_size ({hidden_size})")
+        self.checkpoint = None if checkpoint is None else check.integer(name, "checkpoint", checkpoint, 1)
         dtype, rng = init.check_dtype(name, dtype), init.generator(rng)
         rows, output = self.gates * hidden_size, self.proj_size or hidden_size
         self._names = []
@@ -54,17 +56,31 @@ class _Recurrent(Module):
                     self._names.append(f"{kind}_l{layer}{direction}")
                     setattr(self, self._names[-1], init.uniform(shape, 1 / math.sqrt(hidden_size), dtype, rng))
 
-    @property
-    def operator(self) -> str:
-        return type(self).__name__.lower()
-
     def _call(self, lengths, batch_sizes):
         """The operator, the parameters and the options of a call."""
-        options = {"lengths": lengths, "batch_sizes": batch_sizes}
+        options = {name: given for name, given in (("lengths", lengths), ("batch_sizes", batch_sizes)) if given is not None}
         if self.training and self.dropout and self.num_layers > 1:
             options["seed"] = init.draw_seed()
         where = (self.bias, self.num_layers, self.dropout, self.training, self.bidirectional, self.batch_first)
         return getattr(F, self.operator), [getattr(self, name) for name in self._names], where, options
+
+    def step(self, x, hx=None):
+        """One step of a stream, without gradients: ``y, hx = layer.step(x, hx)``.
+
+        x: (batch, input_size) or (input_size,). hx: None at the first step, then what the last one answered: the layer's states,
+        (num_layers, batch, hidden_size), or (num_layers, hidden_size) where x has one axis. Answers y, (batch, output) or
+        (output,), and the new states. Dropout does nothing. The same numbers come out as for the whole sequence at once.
+
+        Raises ValueError where the layer is bidirectional, and as the operator does.
+        """
+        name = type(self).__name__
+        if self.bidirectional:
+            raise ValueError(f"{name}: step goes forwards only; the layer is bidirectional")
+        if getattr(x, "ndim", 0) not in (1, 2):
+            check.array(name, "input", x, (1, 2))
+        packed = [getattr(self, name)._packed for name in self._names]
+        y, hx = self._nest(getattr(F, self.operator)(x[None], hx, packed, self.bias, self.num_layers, 0.0, False, False, False))
+        return y[0], hx
 
     def forward(self, x, hx=None, *, lengths=None, batch_sizes=None):
         operator, parameters, where, options = self._call(lengths, batch_sizes)
@@ -74,6 +90,8 @@ class _Recurrent(Module):
         """``(y, h), pullback``. The pullback takes gradients of the same form, ``(dy, None)`` where h has none, and
         answers dx; ``(dx, dhx)`` where hx was given."""
         operator, parameters, where, options = self._call(lengths, batch_sizes)
+        if self.checkpoint is not None:
+            options["checkpoint"] = self.checkpoint
         answer, operator_pullback = operator.vjp(x, hx, [p.data for p in parameters], *where, **options)
 
         def pullback(gradient, needs=True):
@@ -111,15 +129,17 @@ class RNN(_Recurrent):
     ones: see :func:`fastdl.functional.rnn_tanh`. Answers (y, h_n).
 
     weights are named as torch names them (weight_ih_l0, weight_hh_l0_reverse, ...) and start uniform within
-    1 / sqrt(hidden_size). dropout, between layers, acts in training only.
+    1 / sqrt(hidden_size). dropout, between layers, acts in training only. checkpoint: for training on long sequences; see
+    :func:`fastdl.functional.rnn_tanh`. ``step`` takes a stream one step at a time.
     """
 
     gates = 1
 
     def __init__(self, input_size, hidden_size, num_layers=1, nonlinearity="tanh", bias=True, batch_first=False, dropout=0.0,
-                 bidirectional=False, *, dtype=np.float32, rng=None):
+                 bidirectional=False, *, checkpoint=None, dtype=np.float32, rng=None):
         self.nonlinearity = check.choice("RNN", "nonlinearity", nonlinearity, ("tanh", "relu"))
-        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype=dtype, rng=rng)
+        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, checkpoint=checkpoint,
+                         dtype=dtype, rng=rng)
 
     @property
     def operator(self):
@@ -129,11 +149,12 @@ class RNN(_Recurrent):
 class GRU(_Recurrent):
     """Gated recurrent units over whole sequences; shapes and weights as :class:`RNN`, gates in torch's order r, z, n."""
 
-    gates = 3
+    gates, operator = 3, "gru"
 
     def __init__(self, input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False, *,
-                 dtype=np.float32, rng=None):
-        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype=dtype, rng=rng)
+                 checkpoint=None, dtype=np.float32, rng=None):
+        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, checkpoint=checkpoint,
+                         dtype=dtype, rng=rng)
 
 
 class LSTM(_Recurrent):
@@ -143,7 +164,7 @@ class LSTM(_Recurrent):
     proj_size: h is projected to this many features; 0 for none.
     """
 
-    gates = 4
+    gates, operator = 4, "lstm"
 
     def _nest(self, answer):
         y, h, c = answer

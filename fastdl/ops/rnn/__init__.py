@@ -11,7 +11,7 @@ __all__ = ["gru", "gru_cell", "lstm", "lstm_cell", "rnn_relu", "rnn_relu_cell", 
 
 @operator("rnn", "rnn", "input hx params")
 def rnn_tanh(input, hx, params, has_biases=True, num_layers=1, dropout=0.0, train=False, bidirectional=False, batch_first=False, *,
-             lengths=None, batch_sizes=None, seed=None):
+             lengths=None, batch_sizes=None, seed=None, checkpoint=None):
     """A whole sequence through layers of an Elman network with tanh. As :func:`torch.rnn_tanh` and ``torch.nn.RNN``.
 
     input: (steps, batch, features); (batch, steps, features) with ``batch_first``; (steps, features) unbatched; or the
@@ -28,6 +28,9 @@ def rnn_tanh(input, hx, params, has_biases=True, num_layers=1, dropout=0.0, trai
         in the padding has no influence and a gradient of 0.
     batch_sizes: for a packed batch, as in ``torch.nn.utils.rnn.PackedSequence``: how many rows each step has, integers
         that do not increase; the rows of hx are those of the first step. ``batch_first`` has no meaning then.
+    checkpoint: for the gradients of long sequences: None, or a number of steps k of at least 1. Then the states of every k-th step
+        are kept instead of all gates (4 values for each unit and step for gru, 5 for lstm), and the pullback goes through k
+        steps at a time again: a third more work. The reference backend keeps everything all the same.
 
     Returns (output, h_n): output is the input's shape with directions * hidden for features, h_n is hx's.
 
@@ -36,23 +39,23 @@ def rnn_tanh(input, hx, params, has_biases=True, num_layers=1, dropout=0.0, trai
     no steps, a rate, length or batch size out of range).
     """
     return prepare("rnn_tanh", input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first,
-                   lengths, batch_sizes, seed)
+                   lengths, batch_sizes, seed, checkpoint=checkpoint)
 
 
 @operator("rnn", "rnn", "input hx params")
 def rnn_relu(input, hx, params, has_biases=True, num_layers=1, dropout=0.0, train=False, bidirectional=False, batch_first=False, *,
-             lengths=None, batch_sizes=None, seed=None):
+             lengths=None, batch_sizes=None, seed=None, checkpoint=None):
     """A whole sequence through layers of an Elman network with relu. As :func:`torch.rnn_relu`.
 
     Arguments, result and errors as of :func:`rnn_tanh`.
     """
     return prepare("rnn_relu", input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first,
-                   lengths, batch_sizes, seed)
+                   lengths, batch_sizes, seed, checkpoint=checkpoint)
 
 
 @operator("rnn", "rnn", "input hx params")
 def gru(input, hx, params, has_biases=True, num_layers=1, dropout=0.0, train=False, bidirectional=False, batch_first=False, *,
-        lengths=None, batch_sizes=None, seed=None, linear_before_reset=True):
+        lengths=None, batch_sizes=None, seed=None, linear_before_reset=True, checkpoint=None):
     """A whole sequence through layers of gated recurrent units. As :func:`torch.gru` and ``torch.nn.GRU``.
 
     A step is :func:`gru_cell`'s. With ``linear_before_reset=False`` (ONNX's default, Cho et al.'s formula) the reset gate
@@ -64,12 +67,12 @@ def gru(input, hx, params, has_biases=True, num_layers=1, dropout=0.0, train=Fal
     Source: K. Cho et al., "Learning phrase representations using RNN encoder-decoder" (2014); cuDNN's variant by default.
     """
     return prepare("gru", input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first,
-                   lengths, batch_sizes, seed, linear_before_reset=linear_before_reset)
+                   lengths, batch_sizes, seed, linear_before_reset=linear_before_reset, checkpoint=checkpoint)
 
 
 @operator("rnn", "rnn", "input hx params peepholes")
 def lstm(input, hx, params, has_biases=True, num_layers=1, dropout=0.0, train=False, bidirectional=False, batch_first=False,
-         peepholes=None, *, lengths=None, batch_sizes=None, seed=None):
+         peepholes=None, *, lengths=None, batch_sizes=None, seed=None, checkpoint=None):
     """A whole sequence through layers of long short-term memories. As :func:`torch.lstm` and ``torch.nn.LSTM``.
 
     A step is :func:`lstm_cell`'s, followed by ``h' = w_hr h'`` where there are projections.
@@ -90,4 +93,4 @@ def lstm(input, hx, params, has_biases=True, num_layers=1, dropout=0.0, train=Fa
     architectures for large vocabulary speech recognition" (2014), for projections.
     """
     return prepare("lstm", input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first,
-                   lengths, batch_sizes, seed, peepholes)
+                   lengths, batch_sizes, seed, peepholes, checkpoint=checkpoint)

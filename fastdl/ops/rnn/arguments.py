@@ -12,12 +12,13 @@ from .layout import GATES, RNNParams
 
 
 def prepare(op, input, hx, params, has_biases, num_layers, dropout, train, bidirectional, batch_first, lengths, batch_sizes, seed,
-            peepholes=None, linear_before_reset=True) -> Call:
+            peepholes=None, linear_before_reset=True, checkpoint=None) -> Call:
     """Check the arguments of a sequence operator; ``op`` is its name and its mode."""
     layers = check.integer(op, "num_layers", num_layers, 1)
     rate = check.number(op, "dropout", dropout, 0, 1)
     directions = 2 if bidirectional else 1
     rate = rate if train and layers > 1 else 0.0
+    checkpoint = 0 if checkpoint is None else check.integer(op, "checkpoint", checkpoint, 1)
     if seed is not None:
         seed = check.integer(op, "seed", seed, 0)
     seed = 0 if rate == 0 else fresh_seed() if seed is None else seed
@@ -48,7 +49,8 @@ def prepare(op, input, hx, params, has_biases, num_layers, dropout, train, bidir
     record = RNNParams(
         mode=op, layers=layers, directions=directions, hidden=hidden, projection=projection, biases=bool(has_biases),
         states=states, peepholes=bool(peepholes) and peepholes[0] is not None, linear_before_reset=bool(linear_before_reset),
-        batch_first=bool(batch_first) and not single and not packed, lengths=lengths, batch_sizes=batch_sizes, dropout=rate, seed=seed)
+        batch_first=bool(batch_first) and not single and not packed, lengths=lengths, batch_sizes=batch_sizes, dropout=rate, seed=seed,
+        checkpoint=checkpoint)
     arrays = (x, h0, *params, *peepholes) if states == 1 else (x, h0, c0, *params, *peepholes)
     if not single:
         return Call(arrays, record)

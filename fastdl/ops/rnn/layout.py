@@ -33,6 +33,7 @@ class RNNParams(NamedTuple):
     batch_sizes: tuple[int, ...] | None  # of each step of a packed one; not increasing
     dropout: float  # between layers; 0.0: none
     seed: int
+    checkpoint: int = 0  # keep the states of every so many steps instead of gates; 0: keep the gates
 
     @property
     def output(self) -> int:

@@ -1,10 +1,6 @@
-"""Recurrent networks on the CPU: what is packed, what is kept for the gradient, and the products over all steps."""
+"""Recurrent networks on the CPU: sequences through all layers, and single steps."""
 
 from __future__ import annotations
-
-from itertools import accumulate
-from math import prod
-from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,25 +8,21 @@ from ...cpu import parallel, thresholds
 from ...cpu.blocking import LANES
 from ...cpu.workspace import workspace
 from ..matmul.numba_backend import multiply
+from ..matmul.numba_gemm import BY_COLUMN
 from .layout import GATES, Weights, dropout_apply, dropout_kept, join, split
+from .numba_at_once import AtOnce
 from .numba_cell import cell
+from .numba_checkpoint import run_segments, segments_backward
 from .numba_gradient import backward
-from .numba_plan import places_of, plan_of, up_to_block
-from .numba_product import PANEL, pack
-from .numba_rows import gather, in_order, put_back, rows_of, scatter, states_before
-from .numba_sequence import W_H, W_R, W_X, forward, start
-from .numba_steps import CODES, GRU, LSTM, RESET_FIRST
+from .numba_layer import by_state, fill, input_gradient, products, run_layer, through_steps, weight_gradients
+from .numba_plan import plan_of, up_to_block
+from .numba_rows import gather, in_order, put_back, rows_of, scatter
+from .numba_steps import CODES, GRU, LSTM
 
 _NOTHING = {(char, rank): np.empty((0,) * rank, char) for char in "fd" for rank in (1, 2)}
+_NO_WORDS = np.empty((1, 0), np.int64)
 
-
-class Trace(NamedTuple):
-    """What a layer keeps for its gradient."""
-
-    x: Any  # (rows, features)
-    y: Any  # (rows, directions * output), before dropout
-    kept_gates: Any  # as numba_sequence.py has them
-    kept: Any
+rnn_tanh_at_once, rnn_relu_at_once, gru_at_once, lstm_at_once = (AtOnce(mode) for mode in GATES)
 
 
 # ------------------------------------------------------------------------------------------------ sequences
@@ -49,7 +41,10 @@ def rnn(arrays, params, train):
     traces = []
     for layer in range(params.layers):
         k = slice(layer * n, layer * n + n)
-        traces.append(_layer(x, _some(h0, k), _some(c0, k), weights[k], plan, rows, train, h_n[k], c_n[k]))
+        if train and params.checkpoint:
+            traces.append(run_segments(x, _some(h0, k), _some(c0, k), weights[k], params, rows, h_n[k], c_n[k]))
+        else:
+            traces.append(run_layer(x, _some(h0, k), _some(c0, k), weights[k], plan, rows, train, h_n[k], c_n[k]))
         x = dropout_apply(traces[-1].y, kept[layer], params.dropout)
     y = scatter(x, rows, params, steps, batch)
     return (y, h_n, c_n) if params.mode == "lstm" else (y, h_n), (traces, kept, rows, plan, (steps, batch)) if train else None
@@ -63,36 +58,6 @@ def _kept(params, rows, steps, batch):
     """What dropout keeps of each layer's rows."""
     kept = dropout_kept(params, steps, batch)
     return [k if k is None else k.reshape(rows.total, k.shape[2]) if rows.where is None else k[rows.where] for k in kept]
-
-
-def _layer(x, h0, c0, weights, plan, rows, train, h_n, c_n) -> Trace:
-    n, char, hidden, peepholes = len(weights), x.dtype.char, plan.hidden, weights[0].peephole is not None
-    places, size = places_of(plan, n, x.shape[1], rows.batch, train, peepholes)
-    memory, at = workspace(size, x.dtype), places.tolist()
-    none, no_states = _NOTHING[char, 1], _NOTHING[char, 2]
-    for k, w in enumerate(weights):
-        _pack(plan, w.w_ih, plan.gates, memory[at[2 * W_X + k]:])
-        if plan.code == RESET_FIRST:
-            _pack(plan, w.w_hh[:2 * hidden], 2, memory[at[2 * W_H + k]:])
-            _pack(plan, w.w_hh[2 * hidden:], 1, memory[at[2 * W_R + k]:])
-        else:
-            _pack(plan, w.w_hh, plan.gates, memory[at[2 * W_H + k]:])
-        if plan.projection:
-            _pack(plan, w.w_hr, 1, memory[at[2 * W_R + k]:])
-        start[char](k, plan.code, plan.gates, hidden, plan.output, none if w.b_ih is None else w.b_ih, none if w.b_hh is None else w.b_hh,
-                    w.peephole if peepholes else none, no_states if h0 is None else h0[k], no_states if c0 is None else c0[k],
-                    rows.order, places, memory)
-    y = np.empty((rows.total, n * plan.output), x.dtype)
-    kept_gates = np.empty((n, rows.total * plan.gates * plan.padded if train else 0), x.dtype)
-    kept = np.empty((n, rows.total * plan.padded if train and plan.code in (GRU, LSTM) else 0), x.dtype)
-    forward[char](plan.pool, plan.slots, plan.code, int(train), plan.split_units, plan.chunk, plan.together, n, plan.gates, hidden,
-                  plan.output, plan.projection, int(peepholes), rows.counts, rows.offsets, rows.order, places, x, memory, y, h_n, c_n,
-                  kept_gates, kept)
-    return Trace(x, y, kept_gates, kept)
-
-
-def _pack(plan, w, gates, out):
-    pack[w.dtype.char](plan.pool if w.size > thresholds.RECURRENT_MOVED else 0, w, gates, out)
 
 
 # ------------------------------------------------------------------------------------------------ gradients of sequences
@@ -115,132 +80,27 @@ def rnn_backward(grad, arrays, saved, params, needs):
         dy = dropout_apply(dy, kept[layer], params.dropout)
         if dy.strides[1] != dy.itemsize:
             dy = np.ascontiguousarray(dy)
+        if params.checkpoint:
+            dy, dh, dc, grads[k] = segments_backward(dy, _some(dh_n, k), _some(dc_n, k), weights[k], need[k], layer > 0 or need_x,
+                                                     traces[layer], params, rows)
+            if need_h0:
+                put_back(np.stack(dh), rows, dh0[k])
+            if need_c0:
+                put_back(np.stack(dc), rows, dc0[k])
+            continue
         before = c0 if plan.code == LSTM else h0 if plan.is_gru else None
-        d, into, dh, dc = _through_steps(dy, _some(dh_n, k), _some(dc_n, k), weights[k], _some(before, k), traces[layer], plan, rows)
+        d, into, dh, dc = through_steps(dy, _some(dh_n, k), _some(dc_n, k), weights[k], _some(before, k), traces[layer], plan, rows)
         if need_h0:
             put_back(dh, rows, dh0[k])
         if need_c0:
             put_back(dc, rows, dc0[k])
-        grads[k] = [_weight_gradients(need[k][j], d[j], into[j], traces[layer], plan, rows, j, *(_some(s, k.start + j) for s in (h0, c0)))
+        grads[k] = [weight_gradients(need[k][j], d[j], into[j], traces[layer], plan, rows, j, *(_some(s, k.start + j) for s in (h0, c0)))
                     for j in range(n)]
         if layer > 0 or need_x:
-            dy = multiply(_by_input(d[0], plan.is_gru, plan.hidden), weights[k][0].w_ih)
+            dy = input_gradient(d[0], weights[k][0].w_ih, plan.is_gru, plan.hidden)
             if n == 2:
-                dy += multiply(_by_input(d[1], plan.is_gru, plan.hidden), weights[k][1].w_ih)
+                dy += input_gradient(d[1], weights[k][1].w_ih, plan.is_gru, plan.hidden)
     return join(scatter(dy, rows, params, steps, batch) if need_x else None, dh0, dc0, grads, params)
-
-
-def _through_steps(dy, dh_n, dc_n, weights, before, trace, plan, rows):
-    """(gradients at the gates, at projected states, dh0, dc0), each for each direction; the states in order."""
-    n, batch, hidden, char = len(weights), rows.batch, plan.hidden, dy.dtype.char
-    peepholes, inner, reset_first = weights[0].peephole is not None, plan.inner_product, plan.code == RESET_FIRST
-    w_h, w_r, peephole, first, scratch = _take(
-        dy.dtype, (n, plan.state * plan.gates * hidden), (n, plan.padded * (plan.projection or hidden) * inner),
-        (n, 3 * peepholes, plan.padded), (n, batch, plan.padded), (n, batch * inner, plan.padded))
-    for k, w in enumerate(weights):
-        if reset_first:
-            _pack(plan, w.w_hh[:2 * hidden].T, 1, w_h[k])
-            _pack(plan, w.w_hh[2 * hidden:].T, 1, w_r[k])
-        else:
-            _pack(plan, _by_state(w.w_hh, plan.is_gru, hidden).T, 1, w_h[k])
-        if plan.projection:
-            _pack(plan, w.w_hr.T, 1, w_r[k])
-        if peepholes:
-            _fill(peephole[k], w.peephole.reshape(3, hidden))
-    _fill(first, before)
-    dh, carried = np.empty((n, batch, plan.state), dy.dtype), np.empty((n, batch, plan.padded), dy.dtype)
-    _fill(dh, dh_n)
-    _fill(carried, dc_n)
-    d = np.empty((n, rows.total, (plan.gates + plan.is_gru) * hidden), dy.dtype)
-    into = np.empty((n, rows.total if plan.projection else 0, plan.output), dy.dtype)
-    flat = [a.reshape(n, -1) for a in (peephole, trace.kept_gates, trace.kept, first)]
-    backward[char](plan.pool, plan.code, plan.split_units, plan.chunk, 1, plan.gates, hidden, plan.output, plan.projection, int(peepholes),
-                   rows.counts, rows.offsets, w_h, w_r, *flat, trace.y, dy, dh.reshape(n, -1), carried.reshape(n, -1), d.reshape(n, -1),
-                   into.reshape(n, -1), scratch.reshape(n, -1))
-    dh, carried = dh[..., :plan.output], carried[..., :hidden]
-    return d, into, dh + carried if plan.is_gru else dh, carried
-
-
-def _take(dtype, *shapes):
-    """Arrays of these shapes in one block of scratch memory, for one kernel call."""
-    sizes = [prod(s) for s in shapes]
-    memory = workspace(sum(sizes), dtype)
-    return [memory[end - n:end].reshape(s) for end, n, s in zip(accumulate(sizes), sizes, shapes, strict=True)]
-
-
-def _fill(states, values):
-    """Rows of states as long as their blocks: values (None: zeros), then zeros."""
-    size = 0 if values is None else values.shape[-1]
-    states[..., size:] = 0
-    if size:
-        states[..., :size] = values
-
-
-def _by_state(w, is_gru, hidden):
-    """The rows of a weight of the state in the order of the gradients at its gates; see numba_gradient.py."""
-    return np.concatenate([w[2 * hidden:], w[:2 * hidden]]) if is_gru else w
-
-
-def _by_input(d, is_gru, hidden):
-    """The gradients at the input's share of the gates."""
-    return d[:, hidden:] if is_gru else d
-
-
-def _weight_gradients(need, d, into, trace, plan, rows, k, h0, c0) -> Weights:
-    hidden, output = plan.hidden, plan.output
-
-    def states():
-        h = states_before(trace.y[:, k * output:(k + 1) * output], h0, rows, k)
-        return h, _gate(trace, k, 0, plan, rows) * h if plan.code == RESET_FIRST else h
-
-    grads = _products(need, d, trace.x, states, plan.is_gru, hidden)
-    dw_hr = dp = None
-    if need.peephole or need.w_hr:
-        c = trace.kept[k].reshape(rows.total, plan.padded)[:, :hidden]
-    if need.peephole:
-        before = states_before(c, c0, rows, k)
-        di, df, _, do = np.split(d, 4, axis=1)
-        dp = np.concatenate([(di * before).sum(axis=0), (df * before).sum(axis=0), (do * c).sum(axis=0)])
-    if need.w_hr:
-        dw_hr = multiply(into.T, _gate(trace, k, 3, plan, rows) * np.tanh(c))
-    return Weights(*grads, dw_hr, dp)
-
-
-def _gate(trace, k, gate, plan, rows):
-    """(rows, hidden) of one gate that was kept."""
-    width = PANEL * LANES[trace.y.dtype.char]
-    blocks = trace.kept_gates[k].reshape(rows.total, plan.padded // width, plan.gates, width)
-    return blocks[:, :, gate].reshape(rows.total, plan.padded)[:, :plan.hidden]
-
-
-def _products(need, d, x, states, is_gru, hidden):
-    """The gradients of w_ih, w_hh, b_ih, b_hh from those at the gates.
-
-    states(): the hidden state before each row, and what of it n's weight sees.
-    """
-    dw_ih = dw_hh = db_ih = db_hh = None
-    if need.w_ih:
-        dw_ih = _over_rows(_by_input(d, is_gru, hidden), x)
-    if need.w_hh:
-        h, h_of_n = states()
-        if is_gru:
-            dw_hh = np.empty((3 * hidden, h.shape[1]), d.dtype)
-            multiply(d[:, hidden:3 * hidden].T, h, dw_hh[:2 * hidden])
-            multiply(d[:, :hidden].T, h_of_n, dw_hh[2 * hidden:])
-        else:
-            dw_hh = multiply(d.T, h)
-    if need.b_ih or need.b_hh:
-        db_ih = db_hh = d.sum(axis=0)
-        if is_gru:
-            db_ih, db_hh = db_ih[hidden:], np.concatenate([db_ih[hidden:3 * hidden], db_ih[:hidden]])
-        elif need.b_ih and need.b_hh:
-            db_hh = db_ih.copy()
-    return dw_ih, dw_hh, db_ih if need.b_ih else None, db_hh if need.b_hh else None
-
-
-def _over_rows(d, x):
-    """d.T @ x. Where x has few columns these make better rows of tiles than they make columns."""
-    return multiply(d.T, x) if x.shape[1] > 16 else np.ascontiguousarray(multiply(x.T, d).T)
 
 
 # ------------------------------------------------------------------------------------------------ single steps
@@ -263,23 +123,32 @@ def _one_step(arrays, params):
     return (y, h_n, c_n) if params.mode == "lstm" else (y, h_n)
 
 
+def _affine(x, w, b, out):
+    """out = x @ w.T + b"""
+    if b is None:
+        multiply(x, w.T, out)
+    else:
+        multiply(x, w.T, out, np.ascontiguousarray(b), BY_COLUMN)
+
+
 def _step(x, h, c, w, mode, train, h_new, c_new):
     """Write h_new, and lstm's c_new; answer what to keep for the gradient. h, c None: zeros."""
     (batch, hidden), char, gates = h_new.shape, x.dtype.char, GATES[mode]
     size, padded = batch * gates * hidden, up_to_block(hidden, LANES[char])
     x_gates, h_gates = np.empty(size + padded, x.dtype), np.empty(size + padded, x.dtype)
-    multiply(x, w.w_ih.T, x_gates[:size].reshape(batch, gates * hidden))
+    _affine(x, w.w_ih, w.b_ih, x_gates[:size].reshape(batch, gates * hidden))
     if h is None:
-        h_gates[:] = 0
+        h_gates[:size].reshape(batch, gates * hidden)[...] = 0 if w.b_hh is None else w.b_hh
     else:
-        multiply(h, w.w_hh.T, h_gates[:size].reshape(batch, gates * hidden))
+        _affine(h, w.w_hh, w.b_hh, h_gates[:size].reshape(batch, gates * hidden))
+    if mode != "gru":
+        h_gates[:size] += x_gates[:size]
     kept_gates = np.empty(batch * gates * padded if train else 0, x.dtype)
     kept = np.empty(batch * padded if train and mode in ("gru", "lstm") else 0, x.dtype)
-    none, no_states = _NOTHING[char, 1], _NOTHING[char, 2]
+    no_states = _NOTHING[char, 2]
     pool, slots = parallel.team() if batch * gates * padded > thresholds.GATES else (0, 1)
-    cell[char](pool, CODES[mode], int(train), gates, max(1, -(-batch // (4 * slots))), x_gates, h_gates, none if w.b_ih is None else w.b_ih,
-               none if w.b_hh is None else w.b_hh, no_states if h is None else h, no_states if c is None else c,
-               workspace((4 + 3 * batch) * padded, x.dtype), h_new, c_new, kept_gates, kept)
+    cell[char](pool, CODES[mode], int(train), gates, max(1, -(-batch // (4 * slots))), x_gates, h_gates, no_states if h is None else h,
+               no_states if c is None else c, workspace(3 * batch * padded, x.dtype), h_new, c_new, kept_gates, kept)
     return kept_gates, kept
 
 
@@ -299,21 +168,21 @@ def rnn_cell_backward(grad, arrays, saved, params, needs):
     is_gru, padded = code == GRU, up_to_block(hidden, LANES[char])
     dh_new, dc_new = grad if code == LSTM else (grad, None)
     before, dh, carried = (np.empty((1, batch, padded), x.dtype) for _ in range(3))
-    _fill(before, c if code == LSTM else h)
-    _fill(dh, dh_new)
-    _fill(carried, dc_new)
+    fill(before, c if code == LSTM else h)
+    fill(dh, dh_new)
+    fill(carried, dc_new)
     d = np.empty((batch, (gates + is_gru) * hidden), x.dtype)
     rows, nothing, dy = rows_of(1, batch, None, None), np.empty((1, 0), x.dtype), np.zeros((batch, hidden), x.dtype)
-    backward[char](0, code, 0, max(1, batch), 0, gates, hidden, hidden, 0, 0, rows.counts, rows.offsets, nothing, nothing, nothing,
-                   kept_gates[None], kept[None], before.reshape(1, -1), nothing, dy, dh.reshape(1, -1), carried.reshape(1, -1),
-                   d.reshape(1, -1), nothing, nothing)
+    backward[char](0, 1, code, 0, max(1, batch), 0, 0, gates, hidden, hidden, 0, 0, rows.counts, rows.offsets, _NO_WORDS, nothing,
+                   nothing, nothing, kept_gates[None], kept[None], before.reshape(1, -1), nothing, dy, dh.reshape(1, -1),
+                   carried.reshape(1, -1), d.reshape(1, -1), nothing, nothing)
     carried, dh = carried[0, :, :hidden], None
     if need_h:
-        dh = multiply(d[:, :gates * hidden], _by_state(w.w_hh, is_gru, hidden))
+        dh = multiply(d[:, :gates * hidden], by_state(w.w_hh, is_gru, hidden))
         if is_gru:
             dh += carried
-    dx = multiply(_by_input(d, is_gru, hidden), w.w_ih) if need_x else None
-    grads = _products(need, d, x, lambda: (h, h), is_gru, hidden)
+    dx = input_gradient(d, w.w_ih, is_gru, hidden) if need_x else None
+    grads = products(need, d, x, lambda: (h, h), is_gru, hidden)
     return (dx, dh, carried if need_c else None, *grads) if code == LSTM else (dx, dh, *grads)
 
 

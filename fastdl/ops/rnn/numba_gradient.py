@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 from ...cpu._pool import parallel_for
 from ...cpu.jit import inline, kernel
 from ...cpu.simd import lanes, load, load_n, offset, pointer, read, select, splat, store, store_n
-from ...cpu.vector_math import tanh
+from ...cpu.vector_math import gate_tanh
 from .numba_product import PANEL, ZERO, product
 from .numba_sequence import copy
 from .numba_steps import GRU, LSTM, RELU, RESET_FIRST, up_to_block
+from .numba_team import finish, place, take, wait_for_all
 
 
 class Trace(NamedTuple):
@@ -36,7 +37,7 @@ class Trace(NamedTuple):
     peepholes: int
     batch: int
     steps: int
-    finish: int  # whether dh goes on to the state before the first step
+    to_first: int  # whether dh goes on to the state before the first step
     counts: Any
     offsets: Any
     w_h: Any  # packed for the product of the gates' gradients
@@ -125,7 +126,7 @@ def _lstm_row(trace, first, last, dh, gates, after, before, carried, d):
     for u in range(first, last, V):
         at, rest, at_m = u // W * 4 * W + u % W, H - u, load(dh, u)
         i, f, g, o = load(gates, at), load(gates, at + W), load(gates, at + 2 * W), load(gates, at + 3 * W)
-        squashed = tanh(load(after, u))
+        squashed = gate_tanh(load(after, u))
         do = at_m * squashed * o * (one - o)
         dc = load(carried, u) + at_m * o * (one - squashed * squashed)
         if trace.peepholes:
@@ -170,7 +171,8 @@ def _through_state(trace, n, first, last, first_block, last_block):
         d, gates = offset(trace.d, (read(trace.offsets, t) + first) * trace.d_width), trace.gates * trace.hidden
         if trace.mode == RESET_FIRST:  # n has been through
             d, gates = offset(d, trace.hidden), 2 * trace.hidden
-        product(d, trace.d_width, m, gates, trace.w_h, first_block, last_block, offset(trace.dh, first * trace.state), trace.state)
+        dh = offset(trace.dh, first * trace.state + first_block * PANEL * lanes(d))
+        product(d, trace.d_width, m, gates, trace.w_h, first_block, last_block, dh, trace.state)
 
 
 @inline
@@ -193,7 +195,7 @@ def _retreat(trace, n, first, last, first_block, last_block):
     if trace.projection > 0 and end > first:
         source, length = trace.scratch, padded
         product(offset(trace.dh, first * state), state, end - first, trace.output, trace.w_r, first_block, last_block,
-                offset(source, first * length), length)
+                offset(source, first * length + first_block * W), length)
     # the rows that were there at the step before this one
     last_t = t + 1 if trace.backwards else t - 1
     there, there_row = 0, 0
@@ -250,51 +252,59 @@ def _rows_chunk(slot, chunk, directions, forwards, backwards, rows):
     last = min(first + rows, trace.batch)
     for n in range(trace.steps):
         _retreat(trace, n, first, last, ZERO, trace.padded // W)
-    if trace.finish:
+    if trace.to_first:
         _through_state(trace, trace.steps, first, last, ZERO, trace.state // W)
 
 
 @inline
-def _units_chunk(slot, chunk, trace, blocks, n):
-    first_block, last_block = chunk * blocks, min((chunk + 1) * blocks, trace.padded // (PANEL * lanes(trace.d)))
-    if n < trace.steps:
-        _retreat(trace, n, ZERO, trace.batch, first_block, last_block)
-    else:
-        _through_state(trace, n, ZERO, trace.batch, first_block, last_block)
+def _member(slot, member, members, trace, blocks, parts, words):
+    """What a thread of a team does; as in numba_sequence.py."""
+    last = trace.padded // (PANEL * lanes(trace.d))
+    for n in range(trace.steps + trace.to_first):
+        for i in range(parts):
+            part = place(member, members, parts, i, n)
+            if take(words, part, n):
+                first_block, last_block = part * blocks, min((part + 1) * blocks, last)
+                if n < trace.steps:
+                    _retreat(trace, n, ZERO, trace.batch, first_block, last_block)
+                else:
+                    _through_state(trace, n, ZERO, trace.batch, first_block, last_block)
+                finish(words, part, n)
+        wait_for_all(words, parts, n)
 
 
-@kernel("i i i i i i i i i i L1 L1 R2 R2 R2 R2 R2 R2 R2 R2 W2 W2 W2 W2 W2")
-def backward(pool, mode, split_units, chunk, finish, gates, hidden, output, projection, peepholes,
-             counts, offsets, w_h, w_r, peephole, kept_gates, kept, before, y, dy, dh, carried, d, into, scratch):
+@kernel("i i i i i i i i i i i i L1 L1 L2 R2 R2 R2 R2 R2 R2 R2 R2 W2 W2 W2 W2 W2")
+def backward(pool, slots, mode, split_units, chunk, to_first, backwards, gates, hidden, output, projection, peepholes,
+             counts, offsets, words, w_h, w_r, peephole, kept_gates, kept, before, y, dy, dh, carried, d, into, scratch):
     """A layer of one or two directions, which are the rows of all arrays but y and dy, and share these's columns.
 
-    chunk: rows to a chunk, or unit blocks where ``split_units``. The arrays' rows are as in Trace. dh and carried go in as
-    the gradients of the last states, and come out as those of the first where ``finish`` (gru: their sum is that).
+    backwards: 1 where there is one direction, and it is the backward one. chunk: rows to a chunk, or unit blocks where
+    ``split_units``. words: a team's for each direction, zeros. The arrays' rows are as in Trace. dh and carried go in as the
+    gradients of the last states, and come out as those of the first where ``to_first`` (gru: their sum is that).
     """
-    forwards = backwards = _trace(ZERO, mode, finish, gates, hidden, output, projection, peepholes, counts, offsets,
+    forwards = back = _trace(ZERO, backwards, mode, to_first, gates, hidden, output, projection, peepholes, counts, offsets,
                                   w_h, w_r, peephole, kept_gates, kept, before, y, dy, dh, carried, d, into, scratch)
     directions = w_h.shape[0]
     if directions == 2:
-        backwards = _trace(ZERO + 1, mode, finish, gates, hidden, output, projection, peepholes, counts, offsets,
+        back = _trace(ZERO + 1, 1, mode, to_first, gates, hidden, output, projection, peepholes, counts, offsets,
                            w_h, w_r, peephole, kept_gates, kept, before, y, dy, dh, carried, d, into, scratch)
     if split_units:
         for direction in range(directions):
-            trace = backwards if direction == 1 else forwards
-            chunks = (trace.padded // (PANEL * lanes(trace.d)) + chunk - 1) // chunk
-            for n in range(trace.steps + trace.finish):
-                parallel_for(pool, _units_chunk, chunks, (trace, chunk, n))
+            trace = back if direction == 1 else forwards
+            parts = (trace.padded // (PANEL * lanes(trace.d)) + chunk - 1) // chunk
+            parallel_for(pool, _member, slots, (slots, trace, chunk, parts, pointer(words[direction])))
     else:
-        parallel_for(pool, _rows_chunk, (counts[0] + chunk - 1) // chunk * directions, (directions, forwards, backwards, chunk))
+        parallel_for(pool, _rows_chunk, (counts[0] + chunk - 1) // chunk * directions, (directions, forwards, back, chunk))
 
 
 @inline
-def _trace(k, mode, finish, gates, hidden, output, projection, peepholes, counts, offsets,
+def _trace(k, backwards, mode, to_first, gates, hidden, output, projection, peepholes, counts, offsets,
            w_h, w_r, peephole, kept_gates, kept, before, y, dy, dh, carried, d, into, scratch):
     size, at_gates = d.itemsize, pointer(d[k])
     d_width = (gates + 1 if mode == GRU or mode == RESET_FIRST else gates) * hidden
     return Trace(
-        mode, k, gates, hidden, up_to_block(hidden, at_gates), output, up_to_block(output, at_gates), projection, peepholes,
-        counts[0], counts.shape[0], finish, pointer(counts), pointer(offsets), pointer(w_h[k]), pointer(w_r[k]), pointer(peephole[k]),
+        mode, backwards, gates, hidden, up_to_block(hidden, at_gates), output, up_to_block(output, at_gates), projection, peepholes,
+        counts[0], counts.shape[0], to_first, pointer(counts), pointer(offsets), pointer(w_h[k]), pointer(w_r[k]), pointer(peephole[k]),
         pointer(kept_gates[k]), pointer(kept[k]), pointer(before[k]), offset(pointer(y), k * output), y.strides[0] // size,
         offset(pointer(dy), k * output), dy.strides[0] // size, pointer(dh[k]), pointer(carried[k]), at_gates, d_width,
         pointer(into[k]), pointer(scratch[k]))

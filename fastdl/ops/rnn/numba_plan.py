@@ -13,11 +13,16 @@ from .layout import GATES
 from .numba_product import PANEL, blocks_of
 from .numba_sequence import BIAS, PEEPHOLE, SCRATCH, W_H, W_R, W_X, C, H
 from .numba_steps import CODES, GRU, RESET_FIRST
+from .numba_team import WORD
 
 # Input rows that go through the input's weights together: enough to pay for reading these, few enough for their gates to
-# be in the cache when their steps come.
+# be in the cache when their steps come. With so many rows to a step each step's go along with the state's, block by block.
 ROWS_AT_ONCE = 48
+ROWS_ENOUGH = 12
 MOST_ROWS = 64  # of a chunk: its gates stay in the cache
+
+
+_NO_WORDS = np.zeros((2, 0), np.int64)
 
 
 class Plan(NamedTuple):
@@ -34,11 +39,18 @@ class Plan(NamedTuple):
     slots: int
     split_units: int  # whether a chunk is some units at one step; else it is some rows at all steps
     chunk: int
-    together: int
+    together: int  # steps whose input goes through the weights together; 0: a step at a time, block by block
+    block: int  # units
 
     @property
     def is_gru(self) -> bool:
         return self.code in (GRU, RESET_FIRST)
+
+    def words(self, directions) -> np.ndarray:
+        """Those of a team for each direction; see numba_team.py."""
+        if not self.split_units:
+            return _NO_WORDS
+        return np.zeros((directions, WORD * -(-self.padded // (self.block * self.chunk))), np.int64)
 
     @property
     def inner_product(self) -> bool:
@@ -55,35 +67,46 @@ def plan_of(params, batch, steps, char) -> Plan:
     pool, slots = parallel.team() if step * steps > thresholds.MULTIPLY_ADDS else (0, 1)
     reset_first = params.mode == "gru" and not params.linear_before_reset
     code = RESET_FIRST if reset_first else CODES[params.mode]
-    return _plan(code, GATES[params.mode], params.hidden, params.projection, batch, steps, LANES[char], pool, slots,
-                 step > thresholds.STEP_MULTIPLY_ADDS)
+    return _plan(code, GATES[params.mode], params.hidden, params.projection, params.directions, batch, steps, LANES[char],
+                 pool, slots, step > thresholds.STEP_MULTIPLY_ADDS)
 
 
 @lru_cache(maxsize=256)
-def _plan(code, gates, hidden, projection, batch, steps, lanes, pool, slots, big_step) -> Plan:
+def _plan(code, gates, hidden, projection, directions, batch, steps, lanes, pool, slots, big_step) -> Plan:
     output, blocks = projection or hidden, blocks_of(hidden, lanes)
     split_units, chunk = 0, max(batch, 1)
     if slots > 1 and batch < 4 * slots:
-        if big_step and blocks > 1 and not projection and code != RESET_FIRST:
-            split_units, chunk = 1, -(-blocks // min(2 * slots, blocks))
+        if big_step and blocks > 1 and not projection and code != RESET_FIRST and slots > directions:
+            split_units, chunk = 1, -(-blocks // (2 * slots if blocks >= 8 * slots else slots))
     elif slots > 1:
         # two for each thread, where that leaves them eight rows: sequences differ in length, and threads in what else they do
         chunk = min(-(-batch // (2 * slots if batch >= 16 * slots else slots)), MOST_ROWS)
-    together = max(1, min(steps, ROWS_AT_ONCE // max(1, batch if split_units else chunk)))
+    rows = batch if split_units else chunk
+    together = max(1, min(steps, ROWS_AT_ONCE // max(1, rows)))
+    if rows >= ROWS_ENOUGH and code != RESET_FIRST:
+        together = 0
     padded, state = up_to_block(hidden, lanes), up_to_block(output, lanes)
-    return Plan(code, gates, hidden, output, projection, padded, state, pool, slots, split_units, chunk, together)
+    return Plan(code, gates, hidden, output, projection, padded, state, pool, slots, split_units, chunk, together,
+                PANEL * lanes)
+
+
+def bias_size(plan) -> int:
+    return plan.gates * (1 + plan.is_gru) * plan.padded
 
 
 @lru_cache(maxsize=256)
-def places_of(plan, directions, features, batch, train, peepholes) -> tuple[np.ndarray, int]:
-    """Where each part for each direction starts in a layer's scratch memory, [2 * part + direction], and how much that is."""
+def places_of(plan, directions, features, batch, train, peepholes, packed) -> tuple[np.ndarray, int]:
+    """Where each part for each direction starts in a layer's scratch memory, [2 * part + direction], and how much that is.
+
+    packed: whether what is made of the weights is elsewhere.
+    """
     width = plan.gates * plan.padded
     sizes = {
-        W_X: width * features,
-        W_H: width * plan.output,
-        W_R: plan.state * plan.hidden * plan.inner_product,
-        BIAS: (plan.gates + plan.is_gru) * plan.padded,
-        PEEPHOLE: 3 * plan.padded * peepholes,
+        W_X: width * features * (not packed),
+        W_H: width * plan.output * (not packed),
+        W_R: plan.state * plan.hidden * plan.inner_product * (not packed),
+        BIAS: bias_size(plan) * (not packed),
+        PEEPHOLE: 3 * plan.padded * peepholes * (not packed),
         H: 2 * batch * plan.state,
         C: batch * plan.padded,
     }
@@ -92,5 +115,6 @@ def places_of(plan, directions, features, batch, train, peepholes) -> tuple[np.n
         places[2 * part], places[2 * part + 1] = start, start + (directions - 1) * size
         start += directions * size
     places[2 * SCRATCH:] = start
-    row = width * (1 if train else 1 + plan.together) + plan.padded * plan.inner_product
+    gates = 2 if plan.together == 0 else 1 if train else 1 + plan.together
+    row = width * gates + plan.padded * plan.inner_product
     return places, start + row * (batch if plan.split_units else plan.slots * plan.chunk)

@@ -54,16 +54,19 @@ def pack(pool, w, gates, out):
 
 # ------------------------------------------------------------------------------------------------ tiles
 @functools.cache
-def _panel_tile(rows, panels):
-    """``tile(k, a, a_row, packed, out, out_row)``: rows of a, contiguous, times neighbouring panels, to rows of out."""
+def _panel_tile(rows, panels, on):
+    """``tile(k, a, a_row, packed, start, start_row, out, out_row)``: rows of a, contiguous, times neighbouring panels, to rows of out.
+
+    on: the sums begin with the rows of start, else with zeros.
+    """
 
     @intrinsic
-    def tile(typingctx, k, a, a_row, packed, out, out_row):
+    def tile(typingctx, k, a, a_row, packed, start, start_row, out, out_row):
         vector = vector_of(packed.dtype)
         vectors = panels * PANEL
 
         def codegen(context, builder, signature, args):
-            k_, a_, a_row_, packed_, out_, out_row_ = args
+            k_, a_, a_row_, packed_, start_, start_row_, out_, out_row_ = args
             vt, width = llvm_type(context, vector), PANEL * vector.lanes
 
             def multiples(step, n):
@@ -71,7 +74,12 @@ def _panel_tile(rows, panels):
 
             a_rows, out_rows = multiples(a_row_, rows), multiples(out_row_, rows)
             starts = multiples(builder.mul(k_, INTP(width)), panels)
-            loop = _Loop(builder, INTP(0), k_, 1, [*[ir.Constant(vt, None)] * (rows * vectors), a_, packed_])
+            first = [ir.Constant(vt, None)] * (rows * vectors)
+            if on:
+                start_rows = [builder.gep(start_, [n]) for n in multiples(start_row_, rows)]
+                first = [builder.load(_vector_pointer(builder, row, INTP(j * vector.lanes), vt), align=1)
+                         for row in start_rows for j in range(vectors)]
+            loop = _Loop(builder, INTP(0), k_, 1, [*first, a_, packed_])
             *sums, a_now, b_now = loop.values
 
             def broadcast(i):
@@ -95,69 +103,98 @@ def _panel_tile(rows, panels):
                 for j in range(vectors):
                     builder.store(values[i * vectors + j], _vector_pointer(builder, row, INTP(j * vector.lanes), vt), align=1)
 
-        return types.void(types.intp, a, types.intp, packed, out, types.intp), codegen
+        return types.void(types.intp, a, types.intp, packed, start, types.intp, out, types.intp), codegen
 
     return tile
 
 
-# eight chains hide the latency of the multiply-add; the first tile fills the registers
-_many_rows, _four_rows, _two_rows, _one_row, _one_row_one_panel = (
-    _panel_tile(TILE_ROWS, 1), _panel_tile(4, 1), _panel_tile(2, 2), _panel_tile(1, 4), _panel_tile(1, 1))
+def _product(on):
+    """``product(a, a_row, m, k, packed, first, last, start, start_row, out, out_row)``, and the same on a start."""
+    # eight chains hide the latency of the multiply-add, where there are so many; the first tile fills the registers
+    many_rows, eight_rows, four_rows = (_panel_tile(n, 1, on) for n in (TILE_ROWS, 8 if TILE_ROWS > 8 else TILE_ROWS, 4))
+    two_rows_3, two_rows_2, two_rows_1 = (_panel_tile(2, n, on) for n in (3 if TILE_ROWS > 8 else 2, 2, 1))
+    one_row_4, one_row_3, one_row_1 = (_panel_tile(1, n, on) for n in (4, 3, 1))
+
+    @inline
+    def tall(a, a_row, m, k, panels, count, start, start_row, out, out_row):
+        """A tile that would stick out at the end starts earlier: what is computed twice comes out the same."""
+        width = PANEL * lanes(panels)
+        whole = m - m % TILE_ROWS
+        if whole > 0 and TILE_ROWS == 6 and 0 < m - whole < 3:
+            whole -= TILE_ROWS  # 7 or 8 rows are two small tiles
+        elif whole > 0 and m - whole > TILE_ROWS // 4 * 4:
+            whole = m
+        for j in range(count):
+            panel, target, source = offset(panels, j * k * width), offset(out, j * width), offset(start, j * width)
+            i = 0
+            while i < whole:
+                r = min(i, m - TILE_ROWS)
+                at, to = offset(source, r * start_row), offset(target, r * out_row)
+                many_rows(k, offset(a, r * a_row), a_row, panel, at, start_row, to, out_row)
+                i += TILE_ROWS
+            if TILE_ROWS > 8 and m - i > 4 and m >= 8:
+                r = min(i, m - 8)
+                at, to = offset(source, r * start_row), offset(target, r * out_row)
+                eight_rows(k, offset(a, r * a_row), a_row, panel, at, start_row, to, out_row)
+                i += 8
+            while i < m:
+                r = min(i, m - 4)
+                at, to = offset(source, r * start_row), offset(target, r * out_row)
+                four_rows(k, offset(a, r * a_row), a_row, panel, at, start_row, to, out_row)
+                i += 4
+
+    @inline
+    def two(a, a_row, k, panels, count, start, start_row, out, out_row):
+        width = PANEL * lanes(panels)
+        j = 0
+        while TILE_ROWS > 8 and (j + 5 <= count or j + 3 == count):
+            two_rows_3(k, a, a_row, offset(panels, j * k * width), offset(start, j * width), start_row, offset(out, j * width), out_row)
+            j += 3
+        while j + 2 <= count:
+            two_rows_2(k, a, a_row, offset(panels, j * k * width), offset(start, j * width), start_row, offset(out, j * width), out_row)
+            j += 2
+        if j < count:
+            two_rows_1(k, a, a_row, offset(panels, j * k * width), offset(start, j * width), start_row, offset(out, j * width), out_row)
+
+    @inline
+    def one(a, k, panels, count, start, out):
+        width = PANEL * lanes(panels)
+        j = 0
+        while j + 4 <= count:
+            one_row_4(k, a, ZERO, offset(panels, j * k * width), offset(start, j * width), ZERO, offset(out, j * width), ZERO)
+            j += 4
+        if j + 3 <= count:
+            one_row_3(k, a, ZERO, offset(panels, j * k * width), offset(start, j * width), ZERO, offset(out, j * width), ZERO)
+            j += 3
+        while j < count:
+            one_row_1(k, a, ZERO, offset(panels, j * k * width), offset(start, j * width), ZERO, offset(out, j * width), ZERO)
+            j += 1
+
+    @inline
+    def multiply(a, a_row, m, k, packed, first, last, start, start_row, out, out_row):
+        panels = offset(packed, first * k * PANEL * lanes(packed))
+        if m >= 4:
+            tall(a, a_row, m, k, panels, last - first, start, start_row, out, out_row)
+        else:
+            if m > 1:
+                two(a, a_row, k, panels, last - first, start, start_row, out, out_row)
+            if m % 2 == 1:
+                i = m - 1
+                one(offset(a, i * a_row), k, panels, last - first, offset(start, i * start_row), offset(out, i * out_row))
+
+    return multiply
 
 
-# ------------------------------------------------------------------------------------------------ products
+_from_zero, _from_start = _product(False), _product(True)
+
+
 @inline
 def product(a, a_row, m, k, packed, first, last, out, out_row):
-    """Columns of panels first to last - 1 of out (m rows, out_row apart) = a (m rows of k numbers) times the packed weight."""
-    if m >= 4:
-        _tall(a, a_row, m, k, packed, first, last, out, out_row)
-    elif m > 0:
-        _flat(a, a_row, m, k, packed, first, last, out, out_row)
+    """out (m rows, out_row apart) = a (m rows of k numbers) times panels first to last - 1 of the packed weight."""
+    _from_zero(a, a_row, m, k, packed, first, last, out, ZERO, out, out_row)
 
 
 @inline
-def _tall(a, a_row, m, k, packed, first, last, out, out_row):
-    """A tile that would stick out at the end starts earlier: what is computed twice comes out the same."""
-    width = PANEL * lanes(packed)
-    whole = m - m % TILE_ROWS
-    if whole > 0 and TILE_ROWS == 6 and 0 < m - whole < 3:
-        whole -= TILE_ROWS  # 7 or 8 rows are two small tiles
-    elif whole > 0 and m - whole > TILE_ROWS // 4 * 4:
-        whole = m
-    for j in range(first, last):
-        panel = offset(packed, j * k * width)
-        target = offset(out, j * width)
-        i = 0
-        while i < whole:
-            r = min(i, m - TILE_ROWS)
-            _many_rows(k, offset(a, r * a_row), a_row, panel, offset(target, r * out_row), out_row)
-            i += TILE_ROWS
-        while i < m:
-            r = min(i, m - 4)
-            _four_rows(k, offset(a, r * a_row), a_row, panel, offset(target, r * out_row), out_row)
-            i += 4
-
-
-@inline
-def _flat(a, a_row, m, k, packed, first, last, out, out_row):
-    """Fewer than four rows: several panels at a time."""
-    width = PANEL * lanes(packed)
-    i = 0
-    if m > 1:
-        for j in range(first, last - 1, 2):
-            _two_rows(k, a, a_row, offset(packed, j * k * width), offset(out, j * width), out_row)
-        if (last - first) % 2:
-            for r in range(2):
-                _one_row_one_panel(k, offset(a, r * a_row), a_row, offset(packed, (last - 1) * k * width),
-                                   offset(out, r * out_row + (last - 1) * width), out_row)
-        i = 2
-    if i < m:
-        row = offset(a, i * a_row)
-        target = offset(out, i * out_row)
-        j = first
-        while j + 4 <= last:
-            _one_row(k, row, a_row, offset(packed, j * k * width), offset(target, j * width), out_row)
-            j += 4
-        while j < last:
-            _one_row_one_panel(k, row, a_row, offset(packed, j * k * width), offset(target, j * width), out_row)
-            j += 1
+def product_on(start, start_row, a, a_row, m, k, packed, first, last, out, out_row):
+    """out = start + that product. start: m rows, start_row apart (0: one for all), which begin with the first panel's columns."""
+    _from_start(a, a_row, m, k, packed, first, last, start, start_row, out, out_row)

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ...cpu.workspace import recycled
+
 
 class Rows(NamedTuple):
     """Every step of every sequence, step by step, the longest sequences first; see numba_sequence.py."""
@@ -80,7 +82,7 @@ def put_back(states, rows, out):
 
 def states_before(values, start, rows, direction):
     """Of values of all rows, for each row those of the step before; start's (in order; None: zeros) where there is none."""
-    out = np.empty(values.shape, values.dtype)
+    out = recycled(values.size, values.dtype).reshape(values.shape)
     if rows.where is None:
         cut = rows.batch if direction == 0 else rows.total - rows.batch
         if direction == 0:

@@ -3,7 +3,7 @@
 The rows of a batch stand sorted by length, longest first, so the rows alive at a step are the first ``counts[t]`` of
 the batch, and what belongs to step t, in x, y and everything kept, is rows ``offsets[t]`` and following: packed, without
 padding. A range of rows goes through all steps on its own; where rows are few and hidden units many, the units of each
-step are split over threads instead.
+step are split over threads instead (see numba_team.py).
 """
 
 from __future__ import annotations
@@ -12,22 +12,24 @@ from typing import Any, NamedTuple
 
 from ...cpu._pool import parallel_for
 from ...cpu.jit import inline, kernel
-from ...cpu.simd import lanes, load, load_n, offset, pointer, read, store, store_n, write
-from .numba_product import PANEL, ZERO, product
+from ...cpu.simd import lanes, load, load_n, offset, pointer, read, store, store_n
+from .numba_product import PANEL, ZERO, product, product_on
 from .numba_steps import (
+    GRU,
     LSTM,
     RESET_FIRST,
+    Places,
     Units,
-    advance_row,
+    advance_rows,
     after_reset_row,
-    fill_biases,
     fill_row,
     reset_row,
     up_to_block,
 )
+from .numba_team import finish, place, take, wait_for_all
 
-# What lies one after the other in a layer's scratch memory, each part for each direction; see ``start`` and ``forward``.
-# A row of states is as long as the blocks of its units.
+# What lies one after the other in a layer's scratch memory, each part for each direction: what is made of weights, where
+# that is not kept (see numba_weights.py), states, whose rows are as long as the blocks of their units, and the rest.
 W_X, W_H, W_R, BIAS, PEEPHOLE, H, C, SCRATCH = range(8)
 
 
@@ -37,10 +39,9 @@ class Layer(NamedTuple):
     units: Any  # Units
     backwards: int
     gates: int
-    state_gates: int  # those whose products with the state are made together: all, or r and z where the reset gate is first
     batch: int
     steps: int
-    together: int  # the input's share of the gates is computed for so many steps at a time
+    together: int  # the input's share of the gates is computed for so many steps at a time; 0: with each step's blocks
     features: int
     output: int  # the state's size: hidden, or the projection's
     state: int  # the same, up to the end of its last block
@@ -50,6 +51,7 @@ class Layer(NamedTuple):
     order: Any  # where in the batch a row's last states go
     x: Any
     x_row: int
+    bias: Any  # what sums of the input's share begin with; behind it the state's; see fill_biases
     w_x: Any  # packed, as w_h and w_r
     w_h: Any
     w_r: Any  # the projection; where the reset gate is first, n's weight of the state
@@ -91,48 +93,72 @@ def _project_input(layer, low, high, first, last, first_block, last_block, x_gat
     """The input's share of the gates of steps low to high - 1, for a range of rows and unit blocks."""
     width = layer.gates * layer.units.padded
     first_panel, last_panel = first_block * layer.gates, last_block * layer.gates
+    column = first_panel * PANEL * lanes(layer.x)
+    x_gates, bias = offset(x_gates, column), offset(layer.bias, column)
     if last - first == layer.batch and read(layer.counts, layer.steps - 1) == layer.batch:  # then these rows follow one another
         x = offset(layer.x, read(layer.offsets, low) * layer.x_row)
-        product(x, layer.x_row, (high - low) * layer.batch, layer.features, layer.w_x, first_panel, last_panel, x_gates, width)
+        m = (high - low) * layer.batch
+        product_on(bias, ZERO, x, layer.x_row, m, layer.features, layer.w_x, first_panel, last_panel, x_gates, width)
         return
     for t in range(low, high):
         m = min(last, read(layer.counts, t)) - first
         if m > 0:
             x = offset(layer.x, (read(layer.offsets, t) + first) * layer.x_row)
             out = _gates_at(layer, x_gates, low, t, last - first)
-            product(x, layer.x_row, m, layer.features, layer.w_x, first_panel, last_panel, out, width)
+            product_on(bias, ZERO, x, layer.x_row, m, layer.features, layer.w_x, first_panel, last_panel, out, width)
 
 
 # ------------------------------------------------------------------------------------------------ a step
 @inline
 def _advance(layer, n, t, first, last, first_block, last_block, x_gates, h_gates):
     """Step t, the n-th, of rows first to last - 1 and a range of unit blocks."""
-    units, V = layer.units, lanes(layer.x)
+    units, W = layer.units, PANEL * lanes(layer.x)
     rows, padded, state = last - first, units.padded, layer.state
-    width, h_width = layer.gates * padded, layer.state_gates * padded
     before = offset(layer.h, (n % 2 * layer.batch + first) * state)
     after = offset(layer.h, ((n + 1) % 2 * layer.batch + first) * state)
-    first_panel, last_panel = first_block * layer.state_gates, last_block * layer.state_gates
-    product(before, state, rows, layer.output, layer.w_h, first_panel, last_panel, h_gates, h_width)
     here = read(layer.offsets, t) + first
-    answer, length = after, state
-    if layer.projection > 0:  # what is to be projected
-        answer, length = offset(h_gates, rows * h_width), padded
     if units.mode == RESET_FIRST:
+        product(before, state, rows, layer.output, layer.w_h, ZERO, 2 * _blocks(layer), h_gates, 2 * padded)
         _advance_reset_first(layer, rows, x_gates, h_gates, before, after)
+    elif layer.projection > 0:
+        answer = offset(h_gates, rows * layer.gates * padded)  # what is to be projected
+        _advance_blocks(layer, n, here, first, rows, first_block, last_block, x_gates, h_gates, before, answer, padded)
+        product(answer, padded, rows, units.hidden, layer.w_r, ZERO, state // W, after, state)
     else:
-        for i in range(rows):
-            kept = here + i if units.train else 0
-            advance_row(
-                units, first_block, last_block, offset(x_gates, i * width), offset(h_gates, i * width), layer.gates * PANEL * V, PANEL * V,
-                offset(before, i * state), offset(answer, i * length), offset(layer.c, (first + i) * padded),
-                offset(layer.kept_gates, kept * width), offset(layer.kept, kept * padded))
-    start, end = first_block * PANEL * V, min(last_block * PANEL * V, layer.output)
+        _advance_blocks(layer, n, here, first, rows, first_block, last_block, x_gates, h_gates, before, after, state)
+    start, end = first_block * W, min(last_block * W, layer.output)
     if layer.projection > 0:
-        product(answer, length, rows, units.hidden, layer.w_r, ZERO, state // (PANEL * V), after, state)
         start, end = 0, layer.output
     for i in range(rows):
         copy(offset(after, i * state), offset(layer.y, (here + i) * layer.y_row), start, end)
+
+
+@inline
+def _advance_blocks(layer, n, here, first, rows, first_block, last_block, x_gates, h_gates, before, answer, length):
+    """The units of some blocks, a few at a time: products, then activations, which a processor begins while the next products
+    are under way. Every other step goes through the blocks the other way: the weights that were read last are in the caches."""
+    units, W, gates = layer.units, PANEL * lanes(layer.x), layer.gates
+    padded, state = units.padded, layer.state
+    h_gates = offset(h_gates, rows * first_block * gates * W)  # where other threads do not write
+    together, kept = 4 if gates == 1 else 1, here if units.train else 0
+    groups = (last_block - first_block + together - 1) // together
+    x = offset(layer.x, here * layer.x_row)
+    for g in range(groups):
+        low = first_block + (groups - 1 - g if n % 2 else g) * together
+        high = min(low + together, last_block)
+        column, width = low * gates * W, (high - low) * gates * W
+        share, share_row = offset(x_gates, column), gates * padded
+        if layer.together == 0:
+            share, share_row = x_gates, width
+            bias = offset(layer.bias, column)
+            product_on(bias, ZERO, x, layer.x_row, rows, layer.features, layer.w_x, low * gates, high * gates, share, share_row)
+        start, start_row = share, share_row
+        if units.mode == GRU:
+            start, start_row = offset(layer.bias, gates * padded + column), ZERO
+        product_on(start, start_row, before, state, rows, layer.output, layer.w_h, low * gates, high * gates, h_gates, width)
+        advance_rows(units, rows, low, high, Places(
+            offset(share, -column), share_row, offset(h_gates, -column), width, gates * W, W, before, state, answer, length,
+            offset(layer.c, first * padded), offset(layer.kept_gates, kept * gates * padded), offset(layer.kept, kept * padded)))
 
 
 @inline
@@ -143,7 +169,8 @@ def _advance_reset_first(layer, rows, x_gates, h_gates, before, after):
     for i in range(rows):
         at = i * padded
         reset_row(units, offset(x_gates, 3 * at), offset(h_gates, 2 * at), offset(before, at), offset(reset, at))
-    product(reset, padded, rows, units.hidden, layer.w_r, ZERO, _blocks(layer), inner, padded)
+    bias = offset(layer.bias, 3 * padded)
+    product_on(bias, ZERO, reset, padded, rows, units.hidden, layer.w_r, ZERO, _blocks(layer), inner, padded)
     for i in range(rows):
         at = i * padded
         after_reset_row(units, offset(x_gates, 3 * at), offset(h_gates, 2 * at), offset(inner, at), offset(before, at), offset(after, at))
@@ -181,6 +208,13 @@ def _last_states(layer, first, last):
 @inline
 def _steps_of_rows(layer, first, last, scratch):
     width, rows = layer.gates * layer.units.padded, last - first
+    if layer.together == 0:
+        for n in range(layer.steps):
+            t = _time(layer, n)
+            end = min(last, read(layer.counts, t))
+            if end > first:
+                _advance(layer, n, t, first, end, ZERO, _blocks(layer), scratch, offset(scratch, rows * width))
+        return
     for n in range(0, layer.steps, layer.together):
         many = min(layer.together, layer.steps - n)
         low = min(_time(layer, n), _time(layer, n + many - 1))
@@ -204,86 +238,96 @@ def _rows_chunk(slot, chunk, directions, forwards, backwards, rows, size):
     _last_states(layer, first, last)
 
 
-# ------------------------------------------------------------------------------------------------ some units of a step
+# ------------------------------------------------------------------------------------------------ some units of each step
 @inline
-def _input_chunk(slot, chunk, layer, blocks, low, high, x_gates):
-    _project_input(layer, low, high, ZERO, layer.batch, chunk * blocks, min((chunk + 1) * blocks, _blocks(layer)), x_gates)
+def _some_units(layer, n, first_block, last_block):
+    """The n-th step of all rows and some units, whose input's share of the gates comes with the first of some steps."""
+    width, start = layer.gates * layer.units.padded, n - n % layer.together
+    many = min(layer.together, layer.steps - start)
+    low = min(_time(layer, start), _time(layer, start + many - 1))
+    x_gates, h_gates = layer.scratch, offset(layer.scratch, layer.together * layer.batch * width)
+    if layer.units.train:
+        x_gates, h_gates = offset(layer.kept_gates, read(layer.offsets, low) * width), layer.scratch
+    if n == start:
+        _project_input(layer, low, low + many, ZERO, layer.batch, first_block, last_block, x_gates)
+    t = _time(layer, n)
+    _advance(layer, n, t, ZERO, read(layer.counts, t), first_block, last_block, _gates_at(layer, x_gates, low, t, layer.batch), h_gates)
 
 
 @inline
-def _units_chunk(slot, chunk, layer, blocks, n, t, x_gates, h_gates):
-    last_block = min((chunk + 1) * blocks, _blocks(layer))
-    _advance(layer, n, t, ZERO, read(layer.counts, t), chunk * blocks, last_block, x_gates, h_gates)
+def _member(slot, member, members, layer, blocks, parts, words):
+    """What a thread of a team does: at each step its own parts of the units, then those that nobody has begun."""
+    for n in range(layer.steps):
+        for i in range(parts):
+            part = place(member, members, parts, i, n)
+            if take(words, part, n):
+                _some_units(layer, n, part * blocks, min((part + 1) * blocks, _blocks(layer)))
+                finish(words, part, n)
+        wait_for_all(words, parts, n)
 
 
 @inline
-def _steps_by_units(pool, layer, blocks):
-    """All steps of all rows, ``blocks`` unit blocks to a chunk of each."""
-    width, batch = layer.gates * layer.units.padded, layer.batch
-    chunks = (_blocks(layer) + blocks - 1) // blocks
-    for n in range(0, layer.steps, layer.together):
-        many = min(layer.together, layer.steps - n)
-        low = min(_time(layer, n), _time(layer, n + many - 1))
-        x_gates, h_gates = layer.scratch, offset(layer.scratch, layer.together * batch * width)
-        if layer.units.train:
-            x_gates, h_gates = offset(layer.kept_gates, read(layer.offsets, low) * width), layer.scratch
-        parallel_for(pool, _input_chunk, chunks, (layer, blocks, low, low + many, x_gates))
-        for i in range(n, n + many):
-            t = _time(layer, i)
-            parallel_for(pool, _units_chunk, chunks, (layer, blocks, i, t, _gates_at(layer, x_gates, low, t, batch), h_gates))
-    _last_states(layer, ZERO, batch)
+def _steps_by_units(pool, members, layer, blocks, words):
+    """All steps of all rows, ``blocks`` unit blocks to a part of each."""
+    parts = (_blocks(layer) + blocks - 1) // blocks
+    parallel_for(pool, _member, members, (members, layer, blocks, parts, words))
+    _last_states(layer, ZERO, layer.batch)
 
 
 # ------------------------------------------------------------------------------------------------ the entry points
-@kernel("i i i i i R1 R1 R1 R2 R2 L1 L1 W1")
-def start(k, mode, gates, hidden, output, b_ih, b_hh, peephole, h0, c0, order, places, memory):
-    """Biases, peepholes and first states of direction k to a layer's memory. What is empty counts as zeros."""
-    base, batch = pointer(memory), order.shape[0]
-    padded, state = up_to_block(hidden, base), up_to_block(output, base)
-    fill_biases(mode, gates, hidden, b_ih, b_hh, offset(base, places[2 * BIAS + k]), padded)
-    if peephole.shape[0]:
-        p = offset(base, places[2 * PEEPHOLE + k])
-        for g in range(3):
-            for u in range(padded):
-                write(p, g * padded + u, peephole[g * hidden + u] if u < hidden else peephole.dtype.type(0))
-    h, c = offset(base, places[2 * H + k]), offset(base, places[2 * C + k])
-    for i in range(batch):
-        fill_row(offset(h, i * state), h0, order[i], state)
-        fill_row(offset(h, (batch + i) * state), h0, order[i], state)
-        fill_row(offset(c, i * padded), c0, order[i], padded)
+@kernel("i i i i i i i i i i i i i i L1 L1 L1 L1 L2 R2 W1 R1 R1 R1 R1 R1 R1 R1 R1 R1 R1 R3 R3 W2 W3 W3 W2 W2")
+def forward(pool, slots, mode, train, split_units, chunk, together, backwards, directions, gates, hidden, output, projection, peepholes,
+            counts, offsets, order, places, words, x, memory, w_x, w_h, w_r, bias, peephole, w_x_back, w_h_back, w_r_back, bias_back,
+            peephole_back, h0, c0, y, h_n, c_n, kept_gates, kept):
+    """A layer of one or two directions, which share y's columns and are the first axis of h0, c0, h_n, c_n, kept_gates and kept.
 
-
-@kernel("i i i i i i i i i i i i i L1 L1 L1 L1 R2 W1 W2 W3 W3 W2 W2")
-def forward(pool, slots, mode, train, split_units, chunk, together, directions, gates, hidden, output, projection, peepholes,
-            counts, offsets, order, places, x, memory, y, h_n, c_n, kept_gates, kept):
-    """A layer of one or two directions, which share y's columns and are the first axis of h_n, c_n, kept_gates and kept.
-
-    chunk: rows to a chunk, or unit blocks where ``split_units``. memory: scratch, of which ``places`` says where what is
-    (see places_of in numba_plan.py); weights have been packed there and ``start`` has been called for each direction.
+    backwards: 1 where there is one direction, and it is the backward one. chunk: rows to a chunk, or unit blocks where
+    ``split_units``. memory: scratch, of which ``places`` says where what is (see places_of in numba_plan.py). words: a
+    team's for each direction, zeros (numba_team.py). w_x, w_h, w_r, bias, peephole: what numba_weights.py makes of
+    weights. h0, c0: empty ones count as zeros.
     """
-    forwards = backwards = _layer(ZERO, mode, train, together, gates, hidden, output, projection, peepholes,
-                                  counts, offsets, order, places, x, memory, y, h_n, c_n, kept_gates, kept)
+    forwards = back = _layer(ZERO, backwards, mode, train, together, gates, hidden, output, projection, peepholes, counts, offsets, order,
+                             places, x, memory, w_x, w_h, w_r, bias, peephole, y, h_n, c_n, kept_gates, kept)
+    _first_states(forwards, ZERO, h0, c0)
     if directions == 2:
-        backwards = _layer(ZERO + 1, mode, train, together, gates, hidden, output, projection, peepholes,
-                           counts, offsets, order, places, x, memory, y, h_n, c_n, kept_gates, kept)
+        back = _layer(ZERO + 1, 1, mode, train, together, gates, hidden, output, projection, peepholes, counts, offsets, order,
+                      places, x, memory, w_x_back, w_h_back, w_r_back, bias_back, peephole_back, y, h_n, c_n, kept_gates, kept)
+        _first_states(back, ZERO + 1, h0, c0)
     if split_units:
-        _steps_by_units(pool, forwards, chunk)
+        _steps_by_units(pool, slots, forwards, chunk, pointer(words[0]))
         if directions == 2:
-            _steps_by_units(pool, backwards, chunk)
+            _steps_by_units(pool, slots, back, chunk, pointer(words[1]))
     else:
         parallel_for(pool, _rows_chunk, (counts[0] + chunk - 1) // chunk * directions,
-                     (directions, forwards, backwards, chunk, (memory.shape[0] - places[2 * SCRATCH]) // slots))
+                     (directions, forwards, back, chunk, (memory.shape[0] - places[2 * SCRATCH]) // slots))
 
 
 @inline
-def _layer(k, mode, train, together, gates, hidden, output, projection, peepholes,
-           counts, offsets, order, places, x, memory, y, h_n, c_n, kept_gates, kept):
+def _first_states(layer, k, h0, c0):
+    for i in range(layer.batch):
+        row = read(layer.order, i)
+        for half in range(2):
+            h = offset(layer.h, (half * layer.batch + i) * layer.state)
+            if h0.shape[0]:
+                fill_row(h, h0[k], row, layer.state)
+            else:
+                fill_row(h, h0[:, :, 0], row, layer.state)
+        if layer.units.mode == LSTM:
+            c = offset(layer.c, i * layer.units.padded)
+            if c0.shape[0]:
+                fill_row(c, c0[k], row, layer.units.padded)
+            else:
+                fill_row(c, c0[:, :, 0], row, layer.units.padded)
+
+
+@inline
+def _layer(k, backwards, mode, train, together, gates, hidden, output, projection, peepholes, counts, offsets, order,
+           places, x, memory, w_x, w_h, w_r, bias, peephole, y, h_n, c_n, kept_gates, kept):
     size, base = x.itemsize, pointer(memory)
-    bias, peephole = offset(base, places[2 * BIAS + k]), offset(base, places[2 * PEEPHOLE + k])
-    units = Units(mode, train, hidden, up_to_block(hidden, base), bias, peephole, peepholes)
+    units = Units(mode, train, hidden, up_to_block(hidden, base), pointer(peephole), peepholes)
     return Layer(
-        units, k, gates, 2 if mode == RESET_FIRST else gates, counts[0], counts.shape[0], together, x.shape[1], output,
-        up_to_block(output, base), projection, pointer(counts), pointer(offsets), pointer(order), pointer(x), x.strides[0] // size,
-        offset(base, places[2 * W_X + k]), offset(base, places[2 * W_H + k]), offset(base, places[2 * W_R + k]),
-        offset(pointer(y), k * output), y.strides[0] // size, offset(base, places[2 * H + k]), offset(base, places[2 * C + k]),
+        units, backwards, gates, counts[0], counts.shape[0], together, x.shape[1], output, up_to_block(output, base), projection,
+        pointer(counts), pointer(offsets), pointer(order), pointer(x), x.strides[0] // size,
+        pointer(bias), pointer(w_x), pointer(w_h), pointer(w_r), offset(pointer(y), k * output), y.strides[0] // size,
+        offset(base, places[2 * H + k]), offset(base, places[2 * C + k]),
         pointer(h_n[k]), pointer(c_n[k]), pointer(kept_gates[k]), pointer(kept[k]), offset(base, places[2 * SCRATCH]))

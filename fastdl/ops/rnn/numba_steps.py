@@ -1,6 +1,6 @@
 """One step of a recurrent network from the products of its gates, and its gradient, on SIMD vectors.
 
-A function here goes through the hidden units of one row. Rows of states are as long as the units' blocks (see
+A function here goes through hidden units of some rows. Rows of states are as long as the units' blocks (see
 numba_product.py), so there is no tail: behind the last unit zeros come in and nobody looks at what comes out. Gates lie
 where products leave them: gate g of block b at ``b * block + g * gate``; what is kept for the gradient always lies in
 blocks of all gates, ``[unit block][gate]``, in place of the input's share where that lies so too.
@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ...cpu.jit import inline
-from ...cpu.simd import fma, lanes, larger, load, splat, store, write
-from ...cpu.vector_math import sigmoid, tanh
+from ...cpu.simd import fma, lanes, larger, load, offset, splat, store, write
+from ...cpu.vector_math import gate_sigmoid, gate_tanh
 from .numba_product import PANEL
 
 TANH, RELU, GRU, LSTM, RESET_FIRST = range(5)  # the last: gru where the reset gate applies before the product
@@ -20,13 +20,12 @@ CODES = {"rnn_tanh": TANH, "rnn_relu": RELU, "gru": GRU, "lstm": LSTM}
 
 
 class Units(NamedTuple):
-    """What is the same for every row and step. Pointers are to vectors of all units, one for each gate."""
+    """What is the same for every row and step."""
 
     mode: int
     train: int  # keep what the gradient needs
     hidden: int
     padded: int  # hidden, up to the end of its last block
-    bias: Any  # (gates, padded); gru: 4 rows, for b_hn stays apart
     peephole: Any  # (3, padded)
     peepholes: int  # whether there are any
 
@@ -40,18 +39,23 @@ def up_to_block(n, p):
 
 @inline
 def fill_biases(mode, gates, hidden, b_ih, b_hh, bias, padded):
-    """Units.bias from arrays; an empty one counts as zeros."""
-    for i in range((4 if mode == GRU or mode == RESET_FIRST else gates) * padded):
+    """What sums begin with: the input's share of the gates, (blocks, gates, block), and behind it, where the state's share of n
+    stays apart, the state's: gru's (blocks, 3, block) with zeros for r and z, else (blocks, block). Empty arrays count as zeros."""
+    W = PANEL * lanes(bias)
+    apart = mode == GRU or mode == RESET_FIRST
+    for i in range((2 * gates if apart else gates) * padded):
         write(bias, i, 0)
+    of_state = offset(bias, gates * padded)
     for g in range(gates):
         for u in range(hidden):
-            of_input = b_ih[g * hidden + u] if b_ih.shape[0] else b_ih.dtype.type(0)
-            of_state = b_hh[g * hidden + u] if b_hh.shape[0] else b_hh.dtype.type(0)
-            if g == 2 and (mode == GRU or mode == RESET_FIRST):
-                write(bias, 2 * padded + u, of_input)
-                write(bias, 3 * padded + u, of_state)
+            b_i = b_ih[g * hidden + u] if b_ih.shape[0] else b_ih.dtype.type(0)
+            b_h = b_hh[g * hidden + u] if b_hh.shape[0] else b_hh.dtype.type(0)
+            at = (u // W * gates + g) * W + u % W
+            if apart and g == 2:
+                write(bias, at, b_i)
+                write(of_state, at if mode == GRU else u, b_h)
             else:
-                write(bias, g * padded + u, of_input + of_state)
+                write(bias, at, b_i + b_h)
 
 
 @inline
@@ -66,93 +70,100 @@ def fill_row(row, states, i, padded):
 
 
 # ------------------------------------------------------------------------------------------------ forward
+class Places(NamedTuple):
+    """Where the first row of what a step reads and writes is, and how far apart rows are."""
+
+    x: Any  # gru: the input's share of the gates
+    x_row: int
+    gates: Any  # the gates before their activations; gru: the state's share
+    gates_row: int
+    block: int  # of the two: from block to block of units, and from gate to gate
+    gate: int
+    before: Any  # the hidden state before the step
+    before_row: int
+    after: Any  # and after it
+    after_row: int
+    c: Any  # (rows, padded): lstm's cell state, updated in place
+    kept_gates: Any  # (rows, gates * padded): where the activated gates go
+    kept: Any  # (rows, padded): where lstm's new cell state goes; gru: what the reset gate multiplies
+
+
 @inline
-def advance_row(units, first, last, x, h_gates, block, gate, before, after, c, kept_gates, kept):
-    """The step of one row for the units of blocks first to last - 1.
-
-    x, h_gates: the input's and the state's share of the gates; before, after: the hidden state; c: lstm's cell state,
-    updated in place, and room that gru uses. kept_gates, kept: where the activated gates and lstm's new cell state (gru:
-    what the reset gate multiplies) go.
-
-    Where one activation waits for another a row is gone through twice: in the whole chain a processor, which looks some
-    hundred instructions ahead, finds too little to do at once.
-    """
+def advance_rows(units, rows, first, last, at):
+    """The step of some rows for the units of blocks first to last - 1; at: Places."""
     if units.mode == LSTM:
-        _lstm_row(units, first, last, x, h_gates, block, gate, after, c, kept_gates, kept)
+        _lstm_rows(units, rows, first, last, at)
     elif units.mode == GRU:
-        _gru_row(units, first, last, x, h_gates, block, gate, before, after, c, kept_gates, kept)
+        _gru_rows(units, rows, first, last, at)
     else:
-        _elman_row(units, first, last, x, h_gates, block, after, kept_gates)
+        _elman_rows(units, rows, first, last, at)
 
 
 @inline
-def _elman_row(units, first, last, x, h_gates, block, after, kept_gates):
-    V = lanes(x)
-    for b in range(first, last):
-        for v in range(PANEL):
-            u, at = (b * PANEL + v) * V, b * block + v * V
-            z = load(x, at) + load(h_gates, at) + load(units.bias, u)
-            h = larger(z, splat(x, 0.0)) if units.mode == RELU else tanh(z)
-            store(after, u, h)
-            if units.train:
-                store(kept_gates, u, h)
+def _elman_rows(units, rows, first, last, at):
+    W, V, P = PANEL * lanes(at.gates), lanes(at.gates), units.padded
+    for i in range(rows):
+        gates, after, kept = offset(at.gates, i * at.gates_row), offset(at.after, i * at.after_row), i * P
+        for b in range(first, last):
+            for v in range(0, W, V):
+                u, z = b * W + v, load(gates, b * at.block + v)
+                h = larger(z, splat(z, 0.0)) if units.mode == RELU else gate_tanh(z)
+                store(after, u, h)
+                if units.train:
+                    store(at.kept_gates, kept + u, h)
 
 
 @inline
-def _gru_row(units, first, last, x, h_gates, block, gate, before, after, between, kept_gates, kept):
-    V, P = lanes(x), units.padded
-    one = splat(x, 1.0)
-    for b in range(first, last):
-        for v in range(PANEL):
-            u, at = (b * PANEL + v) * V, b * block + v * V
-            r = sigmoid(load(x, at) + load(h_gates, at) + load(units.bias, u))
-            z = sigmoid(load(x, at + gate) + load(h_gates, at + gate) + load(units.bias, P + u))
-            inner = load(h_gates, at + 2 * gate) + load(units.bias, 3 * P + u)
-            store(after, u, fma(r, inner, load(x, at + 2 * gate) + load(units.bias, 2 * P + u)))
-            store(between, u, z)
-            if units.train:
-                place = (b * 3 * PANEL + v) * V
-                store(kept_gates, place, r)
-                store(kept_gates, place + PANEL * V, z)
-                store(kept, u, inner)
-    for b in range(first, last):
-        for v in range(PANEL):
-            u = (b * PANEL + v) * V
-            n, z = tanh(load(after, u)), load(between, u)
-            store(after, u, fma(z, load(before, u), (one - z) * n))
-            if units.train:
-                store(kept_gates, (b * 3 * PANEL + 2 * PANEL + v) * V, n)
+def _gru_rows(units, rows, first, last, at):
+    W, V, P = PANEL * lanes(at.gates), lanes(at.gates), units.padded
+    for i in range(rows):
+        x, gates, kept = offset(at.x, i * at.x_row), offset(at.gates, i * at.gates_row), i * P
+        before, after = offset(at.before, i * at.before_row), offset(at.after, i * at.after_row)
+        for b in range(first, last):
+            for v in range(0, W, V):
+                u, g = b * W + v, b * at.block + v
+                r = gate_sigmoid(load(x, g) + load(gates, g))
+                z = gate_sigmoid(load(x, g + at.gate) + load(gates, g + at.gate))
+                inner = load(gates, g + 2 * at.gate)
+                n = gate_tanh(fma(r, inner, load(x, g + 2 * at.gate)))
+                store(after, u, fma(z, load(before, u) - n, n))
+                if units.train:
+                    place = 3 * (kept + b * W) + v
+                    store(at.kept_gates, place, r)
+                    store(at.kept_gates, place + W, z)
+                    store(at.kept_gates, place + 2 * W, n)
+                    store(at.kept, kept + u, inner)
 
 
 @inline
-def _lstm_row(units, first, last, x, h_gates, block, gate, after, c, kept_gates, kept):
-    V, P = lanes(x), units.padded
-    for b in range(first, last):
-        for v in range(PANEL):
-            u, at = (b * PANEL + v) * V, b * block + v * V
-            old = load(c, u)
-            i = load(x, at) + load(h_gates, at) + load(units.bias, u)
-            f = load(x, at + gate) + load(h_gates, at + gate) + load(units.bias, P + u)
-            g = tanh(load(x, at + 2 * gate) + load(h_gates, at + 2 * gate) + load(units.bias, 2 * P + u))
-            o = load(x, at + 3 * gate) + load(h_gates, at + 3 * gate) + load(units.bias, 3 * P + u)
-            if units.peepholes:
-                i, f = fma(load(units.peephole, u), old, i), fma(load(units.peephole, P + u), old, f)
-            i, f = sigmoid(i), sigmoid(f)
-            new = fma(f, old, i * g)
-            if units.peepholes:
-                o = fma(load(units.peephole, 2 * P + u), new, o)
-            o = sigmoid(o)
-            store(c, u, new)
-            store(after, u, o)
-            if units.train:
-                place = (b * 4 * PANEL + v) * V
-                store(kept_gates, place, i)
-                store(kept_gates, place + PANEL * V, f)
-                store(kept_gates, place + 2 * PANEL * V, g)
-                store(kept_gates, place + 3 * PANEL * V, o)
-                store(kept, u, new)
-    for u in range(first * PANEL * V, last * PANEL * V, V):
-        store(after, u, load(after, u) * tanh(load(c, u)))
+def _lstm_rows(units, rows, first, last, at):
+    W, V, P = PANEL * lanes(at.gates), lanes(at.gates), units.padded
+    for i in range(rows):
+        gates, kept = offset(at.gates, i * at.gates_row), i * P
+        c, after = offset(at.c, i * P), offset(at.after, i * at.after_row)
+        for b in range(first, last):
+            for v in range(0, W, V):
+                u, g = b * W + v, b * at.block + v
+                old = load(c, u)
+                i_gate, f_gate = load(gates, g), load(gates, g + at.gate)
+                cell, o_gate = gate_tanh(load(gates, g + 2 * at.gate)), load(gates, g + 3 * at.gate)
+                if units.peepholes:
+                    i_gate = fma(load(units.peephole, u), old, i_gate)
+                    f_gate = fma(load(units.peephole, P + u), old, f_gate)
+                i_gate, f_gate = gate_sigmoid(i_gate), gate_sigmoid(f_gate)
+                new = fma(f_gate, old, i_gate * cell)
+                if units.peepholes:
+                    o_gate = fma(load(units.peephole, 2 * P + u), new, o_gate)
+                o_gate = gate_sigmoid(o_gate)
+                store(c, u, new)
+                store(after, u, o_gate * gate_tanh(new))
+                if units.train:
+                    place = 4 * (kept + b * W) + v
+                    store(at.kept_gates, place, i_gate)
+                    store(at.kept_gates, place + W, f_gate)
+                    store(at.kept_gates, place + 2 * W, cell)
+                    store(at.kept_gates, place + 3 * W, o_gate)
+                    store(at.kept, kept + u, new)
 
 
 # ------------------------------------------------------------------------------------------------ gru, the reset gate first
@@ -163,7 +174,7 @@ def reset_row(units, x, h_gates, before, reset):
     for u in range(0, units.padded, V):
         b, v = u // (PANEL * V), u % (PANEL * V)
         at = b * 3 * PANEL * V + v
-        r = sigmoid(load(x, at) + load(h_gates, b * 2 * PANEL * V + v) + load(units.bias, u))
+        r = gate_sigmoid(load(x, at) + load(h_gates, b * 2 * PANEL * V + v))
         store(x, at, r)
         store(reset, u, r * load(before, u))
 
@@ -172,12 +183,11 @@ def reset_row(units, x, h_gates, before, reset):
 def after_reset_row(units, x, h_gates, inner, before, after):
     """The rest of the step; inner: the product of what reset_row left."""
     V, P, W = lanes(x), units.padded, PANEL * lanes(x)
-    one = splat(x, 1.0)
     for u in range(0, P, V):
         b, v = u // W, u % W
         at = b * 3 * W + v
-        z = sigmoid(load(x, at + W) + load(h_gates, b * 2 * W + W + v) + load(units.bias, P + u))
-        n = tanh(load(x, at + 2 * W) + load(inner, u) + load(units.bias, 2 * P + u) + load(units.bias, 3 * P + u))
-        store(after, u, fma(z, load(before, u), (one - z) * n))
+        z = gate_sigmoid(load(x, at + W) + load(h_gates, b * 2 * W + W + v))
+        n = gate_tanh(load(x, at + 2 * W) + load(inner, u))
+        store(after, u, fma(z, load(before, u) - n, n))
         store(x, at + W, z)
         store(x, at + 2 * W, n)

@@ -29,6 +29,8 @@ def rnn_supports(arrays, params):
         return "it has peepholes"
     if params.mode == "gru" and not params.linear_before_reset:
         return "linear_before_reset is False"
+    if params.checkpoint:
+        return "checkpoint is given"
     return None
 
 
