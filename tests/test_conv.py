@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 import fastdl
 import fastdl.functional as F
-from fastdl.ops.conv.geometry import is_channels_last
+from fastdl.ops.conv import numba_backend
+from fastdl.ops.conv.geometry import ALGORITHMS, is_channels_last
 
 BACKENDS = ["reference", "numba"]
 LAYOUTS = ["contiguous", "strided", "channels_last"]
@@ -217,11 +218,36 @@ def test_any_case(backend, case, layout):
     compare(x, w, options, bias=bias, seed=seed, backend=backend, layout=layout, dtype="f8")
 
 
-@pytest.mark.parametrize("algorithm", ["auto", "direct", "winograd", "gemm"])
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("x,w,options", CASES[3:8])
-def test_algorithm(x, w, options, backend, algorithm):
-    compare(x, w, {**options, "algorithm": algorithm}, kind="winograd", backend=backend)
+# (channels, outputs, groups, kernel, options): one and seventeen channels, remainders of any tile, few channels, small groups, depthwise
+FORCED = [
+    (1, 1, 1, 1, {}), (1, 17, 1, 3, {"padding": 1}), (17, 1, 1, 5, {"padding": 2}), (17, 34, 1, 3, {"padding": 1}),
+    (3, 40, 1, 4, {"stride": 2}), (17, 33, 1, 1, {"stride": 2}), (8, 9, 1, 2, {"stride": 2, "padding": 1}),
+    (6, 12, 3, 3, {"padding": 2}), (17, 17, 17, 3, {"padding": 1}),
+    (5, 10, 5, 5, {"stride": 2, "padding": 2}), (4, 7, 1, 3, {"dilation": 2, "padding": 3}),
+]
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if name != "auto"])
+def test_every_algorithm_on_the_same_cases(algorithm, layout, monkeypatch):
+    """Forward and every gradient at 1 to 20 rows, and for no image; what one cannot serve, another one does."""
+    served, pick = set(), numba_backend._pick
+
+    def spy(asked, ways):
+        run = pick(asked, ways)
+        served.update(name for name, _, plan in ways if name == asked and plan() is not None)
+        return run
+
+    monkeypatch.setattr(numba_backend, "_pick", spy)
+    monkeypatch.setattr(numba_backend, "_plans", {})
+    for height in range(1, 21):
+        for channels, outputs, groups, kernel, options in (FORCED[height % 11], FORCED[height * 7 % 11]):
+            if height + 2 * options.get("padding", 0) < (kernel - 1) * options.get("dilation", 1) + 1:
+                continue
+            x, w = (height % 3, channels, height, (height * 13) % 37 + 4), (outputs, channels // groups, kernel, kernel)
+            compare(x, w, {**options, "groups": groups, "algorithm": algorithm}, kind="winograd" if algorithm == "winograd" else "sum",
+                    backend="numba", layout=layout, dtype="f4", seed=height)
+    assert served == ({algorithm} if algorithm != "direct" else set())
 
 
 @pytest.mark.parametrize("stride", [(1, 1), (2, 1), (1, 4), (3, 3)])

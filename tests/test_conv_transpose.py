@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import fastdl
 import fastdl.functional as F
+from fastdl.ops.conv.geometry import ALGORITHMS
 
 BACKENDS = ["reference", "numba"]
 LAYOUTS = ["contiguous", "strided", "channels_last"]
@@ -161,7 +162,7 @@ def test_activation(backend, layout, activation):
             layout=layout)
 
 
-@pytest.mark.parametrize("algorithm", ["auto", "direct", "winograd", "gemm"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("x,w,options", PLAIN[2:6])
 def test_algorithm(x, w, options, backend, algorithm):

@@ -13,7 +13,8 @@ from ... import check
 from ..activation import Activation
 from ..layout import is_channels_last as is_channels_last  # kernels read their geometry here; the rule is every room's
 
-ALGORITHMS = ("auto", "direct", "winograd", "gemm")
+# those after "direct" name kernels of the CPU (docs/architecture.md): where one cannot serve, another one does
+ALGORITHMS = ("auto", "direct", "winograd", "gemm", "pixels", "columns", "groups", "depthwise", "planes")
 
 
 class ConvParams(NamedTuple):

@@ -56,26 +56,51 @@ def conv(arrays, params, train):
     return _activated(_run(_convolution, x, w, bias, params, (x.shape[0], w.shape[0], *params.out), is_channels_last(x)), params, train)
 
 
+def _pick(algorithm, ways):
+    """``run`` of the algorithm asked for by name, if it can serve; else of the first that is meant for such a call.
+
+    ways: (name, whether it is meant for such a call, a function that answers its ``run``, or None where it cannot serve).
+    """
+    for name, _, plan in ways:
+        if name == algorithm and (run := plan()) is not None:
+            return run
+    for _, meant, plan in ways:
+        if meant and (run := plan()) is not None:
+            return run
+
+
 def _convolution(x, w, params, shape, last, team):
-    act = params.activation
-    before = params.padding[1][0], params.padding[2][0]
-    if (form := _winograd(x, w, params, shape, False)) is not None:
-        return winograd(form, x, before, shape, act, last, team)
-    if x.size and _is_product(x, w, params):
-        return product(shape, act)
-    if x.size and _is_pointwise(x, w, params):
-        return pointwise(x, w, params.stride, shape, act, team)
-    if serves_few(x, w, params):
-        return small_groups(x, w, params, shape, act, last, team)
-    if _is_flat(x, w, params):
-        return pixels(forward_plan(x.shape[1], w.shape, params, params.out[1:]), x, w, False, shape, act, last, team)
-    if serves_channels(x, w, params):
-        return channels(x, w, before, params.stride[1:], params.dilation[1:], shape, act, team)
-    if (kernel := image_kernel(x, w, params)) is not None:
-        return image(kernel, x, w, before, shape, act, team)
-    if are_small_groups(x.shape[1], w.shape[0], params.groups):
-        return small_groups(x, w, params, shape, act, last, team)
-    return planes(Plan.forward(x.shape, w.shape, params), x, w, shape, params.groups, act, last, team)
+    act, before, some = params.activation, (params.padding[1][0], params.padding[2][0]), x.size > 0
+
+    def gemm():
+        if some and _is_product(x, w, params):
+            return product(shape, act)
+        return pointwise(x, w, params.stride, shape, act, team) if some and _is_one_by_one(w, params) else None
+
+    def groups():
+        return small_groups(x, w, params, shape, act, last, team) if some else None
+
+    def depthwise():
+        if serves_channels(x, w, params):
+            return channels(x, w, before, params.stride[1:], params.dilation[1:], shape, act, team)
+        kernel = image_kernel(x, w, params)
+        return None if kernel is None else image(kernel, x, w, before, shape, act, team)
+
+    return _pick(params.algorithm, (
+        ("winograd", params.algorithm == "auto", lambda: _planned_winograd(x, w, params, shape, False, act, last, team)),
+        ("gemm", _is_product(x, w, params) or _is_pointwise(x, w, params), gemm),
+        ("groups", serves_few(x, w, params), groups),
+        ("depthwise", True, depthwise),
+        ("groups", are_small_groups(x.shape[1], w.shape[0], params.groups), groups),
+        ("pixels", True, lambda: pixels(forward_plan(x.shape[1], w.shape, params, params.out[1:]), x, w, False, shape, act, last, team)
+         if _is_flat(x, w, params) else None),
+        ("planes", True, lambda: planes(Plan.forward(x.shape, w.shape, params), x, w, shape, params.groups, act, last, team)),
+    ))
+
+
+def _planned_winograd(x, w, params, shape, transposed, act, last, team):
+    form = _winograd(x, w, params, shape, transposed)
+    return None if form is None else winograd(form, x, (params.padding[1][0], params.padding[2][0]), shape, act, last, team)
 
 
 def _winograd(x, w, params, shape, transposed):
@@ -86,9 +111,13 @@ def _winograd(x, w, params, shape, transposed):
     return choice.winograd(w.shape, params, x.dtype, shape[0], shape[3:], positions, is_packed(w), transposed)
 
 
+def _is_one_by_one(w, params):
+    return params.groups == 1 and math.prod(w.shape[2:]) == 1 and not any(map(any, params.padding))
+
+
 def _is_pointwise(x, w, params):
     """1 x 1 without padding, and images large enough to be a product each, or in one."""
-    if params.groups != 1 or math.prod(w.shape[2:]) != 1 or any(map(any, params.padding)):
+    if not _is_one_by_one(w, params):
         return False
     pixels = math.prod(params.out)
     if is_channels_last(x):
@@ -132,17 +161,29 @@ def _data_gradient(x, w, dz, params):
 def _convolution_gradient(dz, w, params, shape, last, team):
     """dx of ``shape`` from dz."""
     after = tuple((w.shape[d + 2] - 1) * params.dilation[d] - params.padding[d][0] for d in (1, 2))
-    if (form := _winograd(dz, w, params, shape, True)) is not None:
-        return winograd(form, dz, (params.padding[1][0], params.padding[2][0]), shape, None, last, team)
-    if _is_flat(dz, w, params) and w.shape[1] >= FEW:
-        return pixels(transposed_plan(w.shape[0], w.shape, params, shape[3:]), dz, w, True, shape, None, last, team)
-    if _is_flat(dz, w, params) and serves_columns(w.shape, params, dz.shape[4]):
-        return columns(dz, w, params, shape, None, last, team)
-    if dz.size and serves_channels(dz, w, params) and last and params.stride == (1, 1, 1):
-        return channels(dz, w, after, (1, 1), params.dilation[1:], shape, None, team, flipped=True)
-    if w.shape[0] == shape[1] and params.stride == (1, 1, 1) and not last and (kernel := image_kernel(dz, w, params)) is not None:
-        return image(kernel, dz, w, after, shape, None, team, flipped=True)
-    return planes(Plan.transposed(dz.shape, w.shape, params, shape), dz, w, shape, params.groups, None, last, team)
+
+    def depthwise():
+        if dz.size and serves_channels(dz, w, params) and last and params.stride == (1, 1, 1):
+            return channels(dz, w, after, (1, 1), params.dilation[1:], shape, None, team, flipped=True)
+        if w.shape[0] == shape[1] and params.stride == (1, 1, 1) and not last and (kernel := image_kernel(dz, w, params)) is not None:
+            return image(kernel, dz, w, after, shape, None, team, flipped=True)
+        return None
+
+    *others, any_call = _transposed_ways(dz, w, params, shape, None, last, team)
+    return _pick(params.algorithm, (*others, ("depthwise", True, depthwise), any_call))
+
+
+def _transposed_ways(x, w, params, shape, act, last, team):
+    """What makes a transposed convolution's answer, and a convolution's data gradient."""
+    flat = _is_flat(x, w, params)
+    return (
+        ("winograd", params.algorithm == "auto", lambda: _planned_winograd(x, w, params, shape, True, act, last, team)),
+        ("columns", w.shape[1] < FEW, lambda: columns(x, w, params, shape, act, last, team)
+         if flat and serves_columns(w.shape, params, x.shape[4]) else None),
+        ("pixels", w.shape[1] >= FEW, lambda: pixels(transposed_plan(x.shape[1], w.shape, params, shape[3:]), x, w, True, shape, act, last,
+                                                     team) if flat else None),
+        ("planes", True, lambda: planes(Plan.transposed(x.shape, w.shape, params, shape), x, w, shape, params.groups, act, last, team)),
+    )
 
 
 def conv_transpose(arrays, params, train):
@@ -153,15 +194,10 @@ def conv_transpose(arrays, params, train):
 
 def _transposed(x, w, params, shape, last, team):
     act = params.activation
-    if x.size and _is_transposed_product(x, w, params):
-        return transposed_product(shape, act)
-    if (form := _winograd(x, w, params, shape, True)) is not None:
-        return winograd(form, x, (params.padding[1][0], params.padding[2][0]), shape, act, last, team)
-    if _is_flat(x, w, params) and w.shape[1] >= FEW:
-        return pixels(transposed_plan(x.shape[1], w.shape, params, params.out[1:]), x, w, True, shape, act, last, team)
-    if _is_flat(x, w, params) and serves_columns(w.shape, params, x.shape[4]):
-        return columns(x, w, params, shape, act, last, team)
-    return planes(Plan.transposed(x.shape, w.shape, params, shape), x, w, shape, params.groups, act, last, team)
+    is_product = bool(x.size) and _is_transposed_product(x, w, params)
+    ways = (("gemm", is_product, lambda: transposed_product(shape, act) if is_product else None),
+            *_transposed_ways(x, w, params, shape, act, last, team))
+    return _pick(params.algorithm, ways)
 
 
 def conv_transpose_backward(grad, arrays, saved, params, needs):
@@ -177,15 +213,16 @@ def conv_transpose_backward(grad, arrays, saved, params, needs):
 
 def _transposed_gradient(dz, w, params, shape, last, team):
     """dx of ``shape`` from dz."""
-    if (form := _winograd(dz, w, params, shape, False)) is not None:
-        return winograd(form, dz, (params.padding[1][0], params.padding[2][0]), shape, None, last, team)
-    if _is_flat(dz, w, params):
-        return pixels(forward_plan(dz.shape[1], w.shape, params, shape[3:]), dz, w, False, shape, None, last, team)
-    return planes(Plan.forward(dz.shape, w.shape, params, shape[2:]), dz, w, shape, params.groups, None, last, team)
+    return _pick(params.algorithm, (
+        ("winograd", params.algorithm == "auto", lambda: _planned_winograd(dz, w, params, shape, False, None, last, team)),
+        ("pixels", True, lambda: pixels(forward_plan(dz.shape[1], w.shape, params, shape[3:]), dz, w, False, shape, None, last, team)
+         if _is_flat(dz, w, params) else None),
+        ("planes", True, lambda: planes(Plan.forward(dz.shape, w.shape, params, shape[2:]), dz, w, shape, params.groups, None, last, team)),
+    ))
 
 
 def _weight_gradient(x, dz, w, params):
-    if _is_flat(x, w, params) and dz.size:
+    if _is_flat(x, w, params) and dz.size and params.algorithm != "planes":
         return pixels_weight_gradient(forward_plan(x.shape[1], w.shape, params, dz.shape[3:]), x, dz, w)
     return weights_from(x, dz, w, params)
 
