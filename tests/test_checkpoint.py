@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+from subprocesses import python
 
 import fastdl
 import fastdl.functional as F
@@ -135,6 +136,26 @@ def test_a_full_disk_or_an_interrupt_leaves_the_old_file_whole(tmp_path, monkeyp
     assert (tmp_path / "c").read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["c"]
     whole, _ = train(tmp_path / "whole", 2)
     same(whole, train(tmp_path / "c", 2, resume=True)[0])
+
+
+def test_a_disk_that_fills_up_while_the_file_is_written(tmp_path):
+    """The write itself fails, half-way: no process may make a file larger than the limit that is set here."""
+    code = f"""
+import errno, resource
+import numpy as np
+from fastdl import nn
+path = {str(tmp_path / "c")!r}
+nn.save({{"a": np.zeros(100)}}, path)
+before = open(path, "rb").read()
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+try:
+    nn.save({{"a": np.ones(5000)}}, path)
+except OSError as error:
+    assert error.errno == errno.EFBIG, error
+    assert open(path, "rb").read() == before
+    print("whole")
+"""
+    assert python(code).stdout.strip() == "whole" and [p.name for p in tmp_path.iterdir()] == ["c"]
 
 
 # ------------------------------------------------------------------------------------------------ the generator
