@@ -57,6 +57,25 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path, stopped, patience):
         assert getattr(history, name) == getattr(again, name), name
 
 
+def test_the_best_weights_outlive_an_interruption(tmp_path):
+    """The best epoch lies before the interruption, so the weights to end with come from the file, and so does how long was waited."""
+
+    def run(name, epochs, resume=False):
+        model, optimizer = make(optim.SGD)
+        schedule = optim.LambdaLR(optimizer, lambda epoch: 1.0 if epoch < 3 else 100.0)  # ruins the model from the fourth epoch on
+        with nn.seeded(5):
+            history = fit(model, Batches(X, Y, batch_size=16), loss=F.cross_entropy, optimizer=optimizer, epochs=epochs, progress=False,
+                          validation=(X[:16], Y[:16]), patience=3, schedule=schedule, checkpoint=Checkpoint(tmp_path / name, resume=resume))
+        return model.state_dict(), history
+
+    whole, history = run("whole", 20)
+    assert len(history) == history.best_epoch + 4 < 20
+    run("parts", history.best_epoch + 3)
+    resumed, again = run("parts", 20, resume=True)
+    same(whole, resumed)
+    assert again.best_epoch == history.best_epoch and again.val_loss == history.val_loss
+
+
 def test_dropout_makes_the_generator_count(tmp_path, monkeypatch):
     whole, _ = train(tmp_path / "whole", 4)
     train(tmp_path / "parts", 2)
