@@ -72,14 +72,19 @@ def evaluate(model, data, *, loss, loss_options=None, metric="auto") -> tuple[fl
     """(loss, metric) of the model on data, each a mean over the rows, in evaluation mode.
 
     data, loss and metric are as in :func:`fit`; the modes of the model's modules are then as before.
+
+    Raises FloatingPointError where the loss is not finite because the data are not, naming the batch.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         mean = _Mean()
-        for *inputs, target in _batches("evaluate", data):
+        for batch, (*inputs, target) in enumerate(_batches("evaluate", data)):
             y = model(*inputs)
-            mean.add(len(target), float(loss(y, target, **(loss_options or {}))), _measure(metric, y, target))
+            value = float(loss(y, target, **(loss_options or {})))
+            if not math.isfinite(value) and (fault := _fault(inputs, target)):
+                raise FloatingPointError(f"evaluate: the loss is {value} in batch {batch} (from 0). {fault}")
+            mean.add(len(target), value, _measure(metric, y, target))
     finally:
         for module, training in modes:
             module.training = training
@@ -109,8 +114,8 @@ def fit(model, data, *, loss, optimizer, epochs, validation=None, schedule=None,
         ``resume`` first takes up what it finds: weights, optimizer, schedule, history, best weights and generator, so
         that the run ends with the bits of one that was never interrupted.
 
-    Raises FloatingPointError where the loss is not finite, naming epoch and batch, before the weights change; TypeError
-    or ValueError for arguments that do not fit.
+    Raises FloatingPointError where the loss is not finite, naming epoch and batch, before the weights change, or where the
+    validation's is not because its data are not; TypeError or ValueError for arguments that do not fit.
     """
     epochs = check.integer("fit", "epochs", epochs, 0)
     if patience is not None:
@@ -207,8 +212,9 @@ def _step(model, inputs, target, loss, loss_options, optimizer, penalty, clip_no
     value = float(value)
     if not math.isfinite(value):
         epoch, batch = where
+        fault = _fault(inputs, target) or "The data are finite: try a lower learning rate or clip_norm"
         raise FloatingPointError(f"fit: the loss is {value} in epoch {epoch}, batch {batch} (both from 0); the weights are those "
-                                 f"before this batch. {_reason(inputs, target)}")
+                                 f"before this batch. {fault}")
     pullback(loss_pullback(1.0)[0], needs=False)
     if penalty is not None:
         penalty.add_gradients()
@@ -218,13 +224,13 @@ def _step(model, inputs, target, loss, loss_options, optimizer, penalty, clip_no
     return value, y
 
 
-def _reason(inputs, target) -> str:
-    """What a loss that is not finite may come from."""
+def _fault(inputs, target) -> str | None:
+    """What is wrong with the data of a batch whose loss is not finite; None where they are finite."""
     for name, array in [*((f"input {i}", a) for i, a in enumerate(inputs)), ("target", target)]:
         if isinstance(array, np.ndarray) and array.dtype.kind == "f" and not np.isfinite(array).all():
             row = np.argwhere(~np.isfinite(array))[0][0] if array.ndim else 0
             return f"The data are at fault: {name} holds NaN or infinity, first in row {row} of the batch; remove or replace such rows"
-    return "The data are finite: try a lower learning rate or clip_norm"
+    return None
 
 
 def _measure(metric, y, target):

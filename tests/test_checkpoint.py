@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+from subprocesses import python
 
 import fastdl
 import fastdl.functional as F
@@ -54,6 +55,25 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path, stopped, patience):
     same(whole, resumed)
     for name in ("loss", "accuracy", "val_loss", "val_accuracy", "lr", "best_epoch"):
         assert getattr(history, name) == getattr(again, name), name
+
+
+def test_the_best_weights_outlive_an_interruption(tmp_path):
+    """The best epoch lies before the interruption, so the weights to end with come from the file, and so does how long was waited."""
+
+    def run(name, epochs, resume=False):
+        model, optimizer = make(optim.SGD)
+        schedule = optim.LambdaLR(optimizer, lambda epoch: 1.0 if epoch < 3 else 100.0)  # ruins the model from the fourth epoch on
+        with nn.seeded(5):
+            history = fit(model, Batches(X, Y, batch_size=16), loss=F.cross_entropy, optimizer=optimizer, epochs=epochs, progress=False,
+                          validation=(X[:16], Y[:16]), patience=3, schedule=schedule, checkpoint=Checkpoint(tmp_path / name, resume=resume))
+        return model.state_dict(), history
+
+    whole, history = run("whole", 20)
+    assert len(history) == history.best_epoch + 4 < 20
+    run("parts", history.best_epoch + 3)
+    resumed, again = run("parts", 20, resume=True)
+    same(whole, resumed)
+    assert again.best_epoch == history.best_epoch and again.val_loss == history.val_loss
 
 
 def test_dropout_makes_the_generator_count(tmp_path, monkeypatch):
@@ -135,6 +155,26 @@ def test_a_full_disk_or_an_interrupt_leaves_the_old_file_whole(tmp_path, monkeyp
     assert (tmp_path / "c").read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["c"]
     whole, _ = train(tmp_path / "whole", 2)
     same(whole, train(tmp_path / "c", 2, resume=True)[0])
+
+
+def test_a_disk_that_fills_up_while_the_file_is_written(tmp_path):
+    """The write itself fails, half-way: no process may make a file larger than the limit that is set here."""
+    code = f"""
+import errno, resource
+import numpy as np
+from fastdl import nn
+path = {str(tmp_path / "c")!r}
+nn.save({{"a": np.zeros(100)}}, path)
+before = open(path, "rb").read()
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+try:
+    nn.save({{"a": np.ones(5000)}}, path)
+except OSError as error:
+    assert error.errno == errno.EFBIG, error
+    assert open(path, "rb").read() == before
+    print("whole")
+"""
+    assert python(code).stdout.strip() == "whole" and [p.name for p in tmp_path.iterdir()] == ["c"]
 
 
 # ------------------------------------------------------------------------------------------------ the generator

@@ -1,5 +1,6 @@
 """The demos on a handful of rows: what they write and say; interrupted and resumed, they end with the same bits."""
 
+import contextlib
 import importlib
 import inspect
 import json
@@ -97,33 +98,45 @@ def test_interrupted_and_resumed_it_ends_with_the_same_bits(name, few, tmp_path,
     out, err = capsys.readouterr()
     assert f"{name}.png are in {folder}" in out and "it/s" not in out and "%|" in err  # the bar goes to stderr
 
-    _interrupt(name, monkeypatch)
-    with pytest.raises(KeyboardInterrupt):
-        run(name, tmp_path / "parts")
-    monkeypatch.undo_interrupt()
-    assert not (tmp_path / "parts" / "report.json").exists()
-    run(name, tmp_path / "parts", resume=True)
-    whole, parts = results(folder), results(tmp_path / "parts")
+    parts, saves = tmp_path / "parts", Saves(name, monkeypatch)
+    run(name, tmp_path / "counted")
+    total = saves.count
+    with saves.interrupted(2, "before"), pytest.raises(KeyboardInterrupt):
+        run(name, parts)
+    assert not (parts / "report.json").exists()
+    with saves.interrupted(total - 2, "after"), pytest.raises(KeyboardInterrupt):  # all but one are made: of the GAN, say, two epochs
+        run(name, parts, resume=True)
+    run(name, parts, resume=True)
+    whole, parts = results(folder), results(parts)
     assert set(whole) == set(parts)
     for file in whole:
         assert whole[file] == parts[file], file
 
 
-def _interrupt(name, monkeypatch):
-    """Ctrl-C at the second checkpoint, or where a demo has none, the second file."""
-    count = 0
-    owner, attribute = (frame.Output, "write") if name == "select" else (Checkpoint, "save")
-    original = getattr(owner, attribute)
+class Saves:
+    """Counts a demo's checkpoints (of one that has none, the files it writes), and strikes Ctrl-C before or after one of them."""
 
-    def interrupted(self, *arguments, **options):
-        nonlocal count
-        count += 1
-        if count == 2:
-            raise KeyboardInterrupt
-        return original(self, *arguments, **options)
+    def __init__(self, name, monkeypatch):
+        self.count, self.at, self.when = 0, None, None
+        owner, attribute = (frame.Output, "write") if name == "select" else (Checkpoint, "save")
+        original = getattr(owner, attribute)
 
-    setattr(owner, attribute, interrupted)
-    monkeypatch.undo_interrupt = lambda: setattr(owner, attribute, original)
+        def save(*arguments, **options):
+            self.count += 1
+            if (self.count, "before") == (self.at, self.when):
+                raise KeyboardInterrupt
+            answer = original(*arguments, **options)
+            if (self.count, "after") == (self.at, self.when):
+                raise KeyboardInterrupt
+            return answer
+
+        monkeypatch.setattr(owner, attribute, save)
+
+    @contextlib.contextmanager
+    def interrupted(self, at, when):
+        self.count, self.at, self.when = 0, at, when
+        yield
+        self.at = None
 
 
 @pytest.mark.parametrize("name", ["mlp", "gan", "select"])
@@ -148,13 +161,13 @@ def test_a_full_disk_leaves_the_old_files_whole(few, tmp_path, monkeypatch):
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
-NEEDS = {"mlp": "mlxtend", "cnn": "scipy", "rnn": "matplotlib", "charlm": "safetensors", "regress": "statsmodels", "gan": "PIL",
-         "cluster": "sklearn", "overfit": "scipy", "select": "sklearn"}
+NEEDS = {"mlp": ["mlxtend"], "cnn": ["mlxtend", "scipy"], "rnn": ["matplotlib"], "charlm": ["safetensors"], "regress": ["statsmodels"],
+         "gan": ["mlxtend", "scipy", "PIL", "tqdm"], "cluster": ["mlxtend", "sklearn", "scipy"], "overfit": ["mlxtend", "scipy"],
+         "select": ["sklearn", "tqdm"]}
 
 
-@pytest.mark.parametrize("name", DEMOS)
-def test_missing_packages_are_named_before_any_work(name, monkeypatch, tmp_path, capsys):
-    package = NEEDS[name]
+@pytest.mark.parametrize("name,package", [(name, package) for name in DEMOS for package in NEEDS[name]])
+def test_missing_packages_are_named_before_any_work(name, package, monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ModuleNotFoundError, match=rf"the demo needs {package}: pip install fastdl\[demo\]") as caught:
         demo(name).run(out=tmp_path / "out")

@@ -117,6 +117,12 @@ def test_bad_data_are_named():
         with pytest.raises(FloatingPointError, match=f"batch 1 .* {what} holds NaN or infinity, first in row 4 of the batch"):
             fit(model, Batches(*inputs, target, batch_size=16, shuffle=False), loss=F.cross_entropy if len(inputs) > 1 else F.mse_loss,
                 optimizer=optim.SGD(model.parameters()), epochs=1, progress=False)
+    x = X.copy()
+    x[20, 0] = np.nan  # in the validation's data: early stopping would wait for a loss below NaN, and keep no weights at all
+    model, optimizer = small()
+    with pytest.raises(FloatingPointError, match=r"evaluate: the loss is nan in batch 0 .* input 0 holds NaN or infinity, first in row 20"):
+        quiet(model, Batches(X, Y, batch_size=16), optimizer=optimizer, epochs=1, validation=(x, Y), patience=1)
+    assert model.training  # as it was before evaluate
     model, optimizer = small(lr=1e20)
     with np.errstate(all="ignore"), pytest.raises(FloatingPointError, match="The data are finite: try a lower learning rate"):
         quiet(model, Batches(X * 1e20, Y, batch_size=16), optimizer=optimizer, epochs=9)

