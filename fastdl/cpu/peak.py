@@ -55,9 +55,11 @@ def copy_rate(megabytes: int = 256, seconds: float = 0.3) -> float:
     """Bytes a second, read and written, of a copy by all threads from one array of that size to another, the best of ``seconds``."""
     piece = 1 << 16
     source, target = (np.ones((megabytes << 20) // 4 // piece * piece, np.float32) for _ in range(2))
+    run, pool = copy_pieces["f"], parallel.pool()
+    run(pool, source, target, piece)  # code is loaded, threads are awake
     best, end = 0.0, time.perf_counter() + seconds
     while best == 0.0 or time.perf_counter() < end:
         start = time.perf_counter()
-        copy_pieces["f"](parallel.pool(), source, target, piece)
+        run(pool, source, target, piece)
         best = max(best, 2 * source.nbytes / (time.perf_counter() - start))
     return best
