@@ -249,12 +249,15 @@ def reduction(combine, combine_three, combine_numbers, across, rest, empty, fini
         """The same for n columns, fewer than a vector's; the others are ``empty``."""
         p = offset(p, i)
         a = load_n(p, 0, n)
-        h = 1
-        for d in range(nd):
-            while h < nh:
-                a = combine(a, load_n(p, d * sd + h * dh, n))
-                h += 1
-            h = 0
+        if nd == 1 and nh == 3:
+            a = combine_three(a, load_n(p, dh, n), load_n(p, 2 * dh, n))
+        else:
+            h = 1
+            for d in range(nd):
+                while h < nh:
+                    a = combine(a, load_n(p, d * sd + h * dh, n))
+                    h += 1
+                h = 0
         return select(first_lanes(p, n), a, splat(p, empty))
 
     @inline
@@ -290,7 +293,9 @@ def reduction(combine, combine_three, combine_numbers, across, rest, empty, fini
                 o += V
             while o < n:
                 a = over_rows_n(row, 2 * o, nd, sd, nh, dh, min(V, length - 2 * o))
-                b = over_rows_n(row, 2 * o + V, nd, sd, nh, dh, max(0, min(V, length - 2 * o - V)))
+                b = splat(x, empty)
+                if length > 2 * o + V:
+                    b = over_rows_n(row, 2 * o + V, nd, sd, nh, dh, min(V, length - 2 * o - V))
                 even, odd = deinterleave(a, b)
                 store_up_to(target, o, finish(combine_three(shift_in(last, odd), even, odd), scale, counts, o), left - o)
                 last = odd
