@@ -1,4 +1,5 @@
-"""``python -m bench.steps [words] [--threads N] [--peers-python PYTHON]``: whole training steps beside torch, and their memory.
+"""``python -m bench.steps [words] [--threads N] [--peers-python PYTHON]``: whole training steps beside torch, and their memory;
+with ``--profile``, where fastdl's step goes, layer by layer (see step_profile.py).
 
 A step is forward, loss, backward and optimiser. Milliseconds: the median over rounds of a round's fastest step, each library in a
 process of its own, in turns; torch in the faster of its two memory layouts. Memory is the most that a process held during ten
@@ -189,7 +190,18 @@ def measured_peak(library, name, threads, python, *layouts):
     return float(done.stdout.split()[-1])
 
 
-# ------------------------------------------------------------------------------------------------ the table
+# ------------------------------------------------------------------------------------------------ the tables
+def profiles(names, threads, seconds):
+    from fastdl import nn
+
+    from .step_profile import print_profile
+
+    for name in names:
+        make, shape = CASES[name]
+        if make is not None:
+            print_profile(name, make(nn), images(shape), threads, seconds)
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m bench.steps", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -198,15 +210,17 @@ def main(argv=None):
     parser.add_argument("--seconds", type=float, default=0.5, help="time for a library in a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peers-python", default=sys.executable, help="an interpreter that has torch")
+    parser.add_argument("--profile", action="store_true", help="each layer's time and limit, of networks that are one Sequential")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--peak", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args(argv)
     if given.worker:
         return worker(given.worker, given.threads, given.peak)
+    chosen = [name for name in CASES if not given.words or any(word in name for word in given.words)]
+    if given.profile:
+        return profiles(chosen, given.threads, given.seconds * given.rounds)
     print(f"| threads: {given.threads} | fastdl, ms | torch, ms | ratio | fastdl, MB | torch, MB |\n|---|---|---|---|---|---|")
-    for name in CASES:
-        if given.words and not any(word in name for word in given.words):
-            continue
+    for name in chosen:
         libraries = [Library("bench.steps", "fastdl", given.threads),
                      Library("bench.steps", "torch", given.threads, python=given.peers_python)]
         for library in libraries:

@@ -339,6 +339,30 @@ def test_nan_and_infinities(values, ndim, backend, dtype, layout):
         compare("lp_pool", ndim, x, {"norm_type": norm, "kernel_size": 2, "stride": 1}, **how)
 
 
+@each_dtype
+@each_backend
+@pytest.mark.parametrize("padding,ceil_mode", list(itertools.product((0, 1), (False, True))))
+def test_windows_of_three_two_apart(padding, ceil_mode, backend, dtype):
+    """At every width of row up to two vectors of cells and more, with NaN at each place of a window."""
+    options = {"stride": 2, "padding": padding, "ceil_mode": ceil_mode}
+    for width in range(3 - 2 * padding, 71):
+        x = special((1, 2, 5, width), [np.nan, -np.inf, np.inf], seed=width)
+        mean = few_values((1, 2, 5, width), seed=width)
+        alone = np.zeros((3, width, 3, width))
+        for row, column in itertools.product(range(3), range(width)):
+            alone[row, column, row, column] = np.nan
+        with fastdl.use_backend(backend):
+            maxima = [F.max_pool2d(a.astype(dtype), 3, **options) for a in (x, alone)]
+            means = F.avg_pool2d(mean.astype(dtype), 3, **options)
+        for got, a in zip(maxima, (x, alone), strict=True):
+            assert_close(got, T.max_pool2d(torch.from_numpy(a), 3, **options).numpy(), "exact")
+        assert_close(means, T.avg_pool2d(torch.from_numpy(mean), 3, **options).numpy(), "sum", 9)
+    x = special((1, 2, 5, 7, 39), [np.nan], seed=1)
+    with fastdl.use_backend(backend):
+        got = F.max_pool3d(x.astype(dtype), 3, **options)
+    assert_close(got, T.max_pool3d(torch.from_numpy(x), 3, **options).numpy(), "exact")
+
+
 @each_backend
 @each_ndim
 def test_which_element_wins(ndim, backend):

@@ -372,6 +372,17 @@ def products(finish, is_simple, store_finished):
                 finish(there, c_row, count - done, min(width, n - j), first + done, column + j, x, y, z)
 
     @inline
+    def passes_chunk(
+        slot, chunk, row_chunks, column_chunks, a, a_row, a_col, panels, c, c_row, m, n, k, full, add, last, scratch, space, column, x, y, z
+    ):
+        """rows_chunk for ``full`` of k after ``full``, whose panels lie one after the other."""
+        width = TILE_VECTORS * lanes(panels)
+        columns = (n + width - 1) // width * width
+        for p in range(0, max(k, 1), full):
+            rows_chunk(slot, chunk, row_chunks, column_chunks, offset(a, p * a_col), a_row, a_col, offset(panels, p * columns), c, c_row,
+                       m, n, min(full, k - p), add or p > 0, last and p + full >= k, scratch, space, column, x, y, z)
+
+    @inline
     def packed(pool, slots, a, a_row, a_col, b, b_row, b_col, c, c_row, m, n, k, ready, scratch, x, y, z):
         """ready: b is pack_all's result. scratch: scratch_elements(n, k, slots, lanes, ready) elements."""
         if m == 0 or n == 0:
@@ -387,22 +398,24 @@ def products(finish, is_simple, store_finished):
             count = (columns + width - 1) // width
             # chunks enough for threads to end together; each copies its rows of a, which takes a few panels to pay
             column_chunks = 1
-            if pool != 0 and row_chunks < 8 * slots:
+            if pool != 0 and ready and row_chunks == 1:  # few rows: one chunk for each thread, whose panels stay in its L2
+                column_chunks = max(1, min(count, slots))
+            elif pool != 0 and row_chunks < 8 * slots:
                 column_chunks = max(1, min(count // 4, (8 * slots + row_chunks - 1) // row_chunks))
-            for p in range(0, max(k, 1), full):
-                depth = min(full, k - p)
-                panels = scratch
-                if ready:
-                    panels = offset(b, j * k + p * count * width)
-                else:
+            # panels that are ready wait for nobody; more chunks of rows would read all of them again, these while they are in cache
+            step = max(1, k) if ready and row_chunks == 1 else full
+            for p in range(0, max(k, 1), step):
+                panels = offset(b, j * k + p * count * width) if ready else scratch
+                if not ready:
                     source = offset(b, p * b_row + j * b_col)
-                    parallel_for(pool, _pack_chunk, (count + GROUP - 1) // GROUP, (source, b_row, b_col, depth, columns, scratch))
+                    parallel_for(pool, _pack_chunk, (count + GROUP - 1) // GROUP,
+                                 (source, b_row, b_col, min(full, k - p), columns, scratch))
                 parallel_for(
                     pool,
-                    rows_chunk,
+                    passes_chunk,
                     row_chunks * column_chunks,
-                    (row_chunks, column_chunks, offset(a, p * a_col), a_row, a_col, panels, offset(c, j), c_row, m, columns, depth,
-                     p > 0, p + full >= k, space, MC * full + 2 * lanes(b), j, x, y, z),
+                    (row_chunks, column_chunks, offset(a, p * a_col), a_row, a_col, panels, offset(c, j), c_row, m, columns,
+                     min(step, k - p), full, p > 0, p + step >= k, space, MC * full + 2 * lanes(b), j, x, y, z),
                 )
 
     @inline

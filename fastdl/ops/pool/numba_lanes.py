@@ -41,6 +41,17 @@ def interleave(typingctx, a, b):
 
 
 @intrinsic
+def shift_in(typingctx, before, v):
+    """The last lane of ``before``, then all lanes of v but the last."""
+    n = v.lanes
+
+    def codegen(context, builder, signature, args):
+        return _shuffle(builder, *args, list(range(n - 1, 2 * n - 1)))
+
+    return v(v, v), codegen
+
+
+@intrinsic
 def load_alternate(typingctx, p, i):
     """p[i], p[i + 2], p[i + 4], ...; nothing after the last of them is read."""
     vector = vector_of(p.dtype)

@@ -1,9 +1,10 @@
 """Maxima and sums over windows where memory holds rows (N, C, D, H, W).
 
 A window is a box, so its rows are taken first: element by element, a row of the output gets the maximum (sum) of the
-input's rows that its windows lie over. Then one of three ways along that row:
+input's rows that its windows lie over. Then one of four ways along that row:
 
     by pairs  windows two wide, side by side, without padding: two vectors of rows make one of cells
+    threes    windows three wide, two apart: the same, and of the two vectors before the last element
     evenly    a vector of cells at a time: offset k of their windows is one vector, every stride-th element from k on
     by cells  cell by cell, a vector of the window's elements at a time: uneven windows, and few long ones
 
@@ -19,8 +20,26 @@ import math
 
 from ...cpu._pool import parallel_for
 from ...cpu.jit import always_inline, inline, kernel
-from ...cpu.simd import gather, hmax, hsum, lanes, load, load_n, maximum, offset, pointer, prefetch, read, splat, store, write
-from .numba_lanes import deinterleave, load_alternate, load_up_to, store_up_to
+from ...cpu.simd import (
+    first_lanes,
+    gather,
+    hmax,
+    hsum,
+    lanes,
+    larger,
+    load,
+    load_n,
+    maximum,
+    offset,
+    pointer,
+    prefetch,
+    read,
+    select,
+    splat,
+    store,
+    write,
+)
+from .numba_lanes import deinterleave, load_alternate, load_up_to, shift_in, store_up_to
 from .numba_windows import BEFORE, COUNT, DILATION, FIRST, OUT, SIZE, STRIDE, WINDOW
 
 # Elements: pairs lie one after the other, and memory is asked for so long before they are read. 64 x 128 x 56 x 56 by 2 x 2 on one core
@@ -32,6 +51,17 @@ SHARE = 1 << 14  # elements of the input that a thread takes at a time
 @inline
 def add(a, b):
     return a + b
+
+
+@inline
+def add_three(a, b, c):
+    return a + b + c
+
+
+@inline
+def maximum_of_three(a, b, c):
+    """maximum(maximum(a, b), c) in two thirds of the instructions: ``larger`` keeps its first operand where one is NaN."""
+    return select((a != a) | (c != c), a + c, larger(larger(b, a), c))
 
 
 @inline
@@ -100,7 +130,7 @@ def next_position(h, d, plane, rows, H, D):
 
 
 # ------------------------------------------------------------------------------------------------ forward
-def reduction(combine, combine_numbers, across, rest, empty, finish, finish_number):
+def reduction(combine, combine_three, combine_numbers, across, rest, empty, finish, finish_number):
     """The body of a kernel that takes some rows of the output. ``empty`` is what a window without elements gives."""
 
     @inline
@@ -200,6 +230,78 @@ def reduction(combine, combine_numbers, across, rest, empty, finish, finish_numb
                 o += V
 
     @inline
+    def over_rows(p, i, nd, sd, nh, dh):
+        """A vector of columns from p[i] on, of a window's rows."""
+        p = offset(p, i)
+        if nd == 1 and nh == 3:  # the usual window, without a loop
+            return combine_three(load(p, 0), load(p, dh), load(p, 2 * dh))
+        a = load(p, 0)
+        h = 1
+        for d in range(nd):
+            while h < nh:
+                a = combine(a, load(p, d * sd + h * dh))
+                h += 1
+            h = 0
+        return a
+
+    @inline
+    def over_rows_n(p, i, nd, sd, nh, dh, n):
+        """The same for n columns, fewer than a vector's; the others are ``empty``."""
+        p = offset(p, i)
+        a = load_n(p, 0, n)
+        if nd == 1 and nh == 3:
+            a = combine_three(a, load_n(p, dh, n), load_n(p, 2 * dh, n))
+        else:
+            h = 1
+            for d in range(nd):
+                while h < nh:
+                    a = combine(a, load_n(p, d * sd + h * dh, n))
+                    h += 1
+                h = 0
+        return select(first_lanes(p, n), a, splat(p, empty))
+
+    @inline
+    def threes(x, nd, sd, first, count, dh, sh, rows, W, before, n, weight, counts_h, counts, y, room):
+        """n cells of each of some rows of W elements, each cell three wide: the element before two others, and these."""
+        V = lanes(x)
+        begin = 1 - before
+        for j in range(rows):
+            nh, top, target = read(count, j), offset(x, read(first, j) * sh), offset(y, j * n)
+            scale, left = weight * read(counts_h, j), room - j * n
+            if nd * nh == 0:
+                for o in range(n):
+                    write(target, o, empty)
+                continue
+            last = splat(x, empty)
+            if begin > 0:
+                s = read(top, 0)
+                h = 1
+                for d in range(nd):
+                    while h < nh:
+                        s = combine_numbers(s, read(top, d * sd + h * dh))
+                        h += 1
+                    h = 0
+                last = splat(x, s)
+            row, length = offset(top, begin), W - begin
+            whole = min(n, length // 2) // V * V
+            o = 0
+            while o < whole:
+                a, b = over_rows(row, 2 * o, nd, sd, nh, dh), over_rows(row, 2 * o + V, nd, sd, nh, dh)
+                even, odd = deinterleave(a, b)
+                store(target, o, finish(combine_three(shift_in(last, odd), even, odd), scale, counts, o))
+                last = odd
+                o += V
+            while o < n:
+                a = over_rows_n(row, 2 * o, nd, sd, nh, dh, min(V, length - 2 * o))
+                b = splat(x, empty)
+                if length > 2 * o + V:
+                    b = over_rows_n(row, 2 * o + V, nd, sd, nh, dh, min(V, length - 2 * o - V))
+                even, odd = deinterleave(a, b)
+                store_up_to(target, o, finish(combine_three(shift_in(last, odd), even, odd), scale, counts, o), left - o)
+                last = odd
+                o += V
+
+    @inline
     def one_by_one(source, pitch, rows, begin, first, count, n, weight, counts_h, counts, y, y_pitch):
         """n cells of each of some rows, the first element of which is number ``begin`` of the input's row."""
         V = lanes(source)
@@ -243,6 +345,22 @@ def reduction(combine, combine_numbers, across, rest, empty, finish, finish_numb
             top = offset(x, plane // channels * sn + plane % channels * sc + read(first_d, od) * sd)
             pairs(top, read(count_d, od), dd, offset(first_h, oh), offset(count_h, oh), dh, sh, rows, OW, read(counts, od),
                   offset(counts, OD + oh), offset(counts, OD + OH), offset(y, r * OW), (end - r) * OW)
+            oh, od, plane = next_position(oh, od, plane, rows, OH, OD)
+            r += rows
+
+    @inline
+    def by_threes(slot, index, share, total, x, sn, sc, sd, sh, channels, plan, segment, block, pitch, counts, y, scratch):
+        OD, OH, OW, W = read(plan, OUT), read(plan, OUT + 1), read(plan, OUT + 2), read(plan, SIZE + 2)
+        first_d, count_d = offset(plan, read(plan, FIRST)), offset(plan, read(plan, COUNT))
+        first_h, count_h = offset(plan, read(plan, FIRST + 1)), offset(plan, read(plan, COUNT + 1))
+        dd, dh = read(plan, DILATION) * sd, read(plan, DILATION + 1) * sh
+        r, end = index * share, min(total, (index + 1) * share)
+        oh, od, plane = position(r, OH, OD)
+        while r < end:
+            rows = min(OH - oh, end - r)
+            top = offset(x, plane // channels * sn + plane % channels * sc + read(first_d, od) * sd)
+            threes(top, read(count_d, od), dd, offset(first_h, oh), offset(count_h, oh), dh, sh, rows, W, read(plan, BEFORE + 2), OW,
+                   read(counts, od), offset(counts, OD + oh), offset(counts, OD + OH), offset(y, r * OW), (end - r) * OW)
             oh, od, plane = next_position(oh, od, plane, rows, OH, OD)
             r += rows
 
@@ -304,11 +422,11 @@ def reduction(combine, combine_numbers, across, rest, empty, finish, finish_numb
             oh, od, plane = next_position(oh, od, plane, rows, OH, OD)
             r += rows
 
-    return by_pairs, evenly, by_cells
+    return by_pairs, evenly, by_cells, by_threes
 
 
-_max_by_pairs, _max_evenly, _max_by_cells = reduction(maximum, larger_number, hmax, rest_again, -math.inf, keep, keep_number)
-_mean_by_pairs, _mean_evenly, _mean_by_cells = reduction(add, add, hsum, rest_only, 0.0, mean, mean_number)
+_maxima = reduction(maximum, maximum_of_three, larger_number, hmax, rest_again, -math.inf, keep, keep_number)
+_means = reduction(add, add_three, add, hsum, rest_only, 0.0, mean, mean_number)
 
 
 @inline
@@ -337,5 +455,6 @@ def _entry(name, body):
 
 
 # by way
-MAX = _entry("max_by_pairs", _max_by_pairs), _entry("max_evenly", _max_evenly), _entry("max_by_cells", _max_by_cells)
-MEAN = _entry("mean_by_pairs", _mean_by_pairs), _entry("mean_evenly", _mean_evenly), _entry("mean_by_cells", _mean_by_cells)
+_NAMES = "by_pairs", "evenly", "by_cells", "by_threes"
+MAX = tuple(_entry(f"max_{name}", body) for name, body in zip(_NAMES, _maxima, strict=True))
+MEAN = tuple(_entry(f"mean_{name}", body) for name, body in zip(_NAMES, _means, strict=True))

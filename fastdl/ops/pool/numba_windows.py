@@ -30,7 +30,7 @@ PLACES = 40  # where the table stands that says how far from its origin each off
 HEAD = 41
 SLACK = 16  # a vector may be read from the last entry of a table on
 
-PAIRS, EVENLY, CELLS = range(3)  # ways along a row of windows, see numba_rows.py
+PAIRS, EVENLY, CELLS, THREES = range(4)  # ways along a row of windows, see numba_rows.py
 LONG_ROW = 2048  # elements of a row at a time
 BLOCK = 4096  # elements in scratch memory: half of L1
 
@@ -69,6 +69,11 @@ class Axis(NamedTuple):
     def pairs(self) -> bool:
         """Two elements wide, side by side, none of them clipped."""
         return self.window == self.stride == 2 and self.dilation == 1 and not self.clipped
+
+    @property
+    def threes(self) -> bool:
+        """Three elements wide and two apart, with at most one element of padding before them."""
+        return self.window == 3 and self.stride == 2 and self.dilation == 1 and self.before <= 1
 
 
 def windows(size, out, window, stride, before, dilation) -> Axis:
@@ -172,6 +177,8 @@ class Plan:
         d, h, w = self.axes
         if w.pairs:
             return PAIRS, w.out, h.out, 0
+        if w.threes:
+            return THREES, w.out, h.out, 0
         if not self._by_cells():
             return EVENLY, *self._even_rows(LONG_ROW, BLOCK)
         segment = max(1, min(w.out, LONG_ROW * w.out // w.size))
