@@ -51,15 +51,17 @@ def planned(form, x, padding, shape, act, last, team):
 
     # as many images at a time, or as many rows of tiles of one, as fit the bound, if blocks of tiles for each thread remain
     images, band, most = min(N, max(1, IMAGES // (4 * (TH * mh + rh - 1) * row))), TH, MOST_ROWS // 2
-    streamed = 4 * points * pitch * panels * WIDTH > caches()[2] // 2  # weights, for each block anew: the fewer, the better
-    if not streamed:
-        if N == 1:
-            choices = ((1, rows, most) for most in (MOST_ROWS // 2, 3 * TILE_ROWS, 2 * TILE_ROWS, TILE_ROWS)
-                       for rows in range(TH, 0, -1) if rows == TH or rows * TW >= most * slots)
-        else:
-            choices = ((some, TH, most) for some in range(images, 0, -1) if some * TH * TW >= 8 * TILE_ROWS * slots)
-        images, band, most = next((c for c in choices if 4 * memory_of(*c)[4] <= slots * BOUND), (images, band if N > 1 else 1, most))
-        images, band = _share(N, images), _share(TH, band)
+    weights = 4 * points * pitch * panels * WIDTH  # bytes, read for each block anew: the more there are, the fewer blocks
+    if N > 1 and weights <= caches()[2] // 2:
+        choices = ((some, TH, most) for some in range(images, 0, -1) if some * TH * TW >= 8 * TILE_ROWS * slots)
+        images, band, most = next((c for c in choices if 4 * memory_of(*c)[4] <= slots * BOUND), (images, band, most))
+    elif N == 1 and weights <= caches()[2] // 2:
+        heavy = weights > 4 * caches()[1]  # then a block of one tile's rows would wait for them
+        choices = ((1, rows, most) for most in (MOST_ROWS // 2, *(n * TILE_ROWS for n in ((3, 2) if heavy else (3, 2, 1))))
+                   for rows in range(TH, 0, -1) if rows == TH or rows * TW >= most * slots)
+        images, band, most = next((c for c in choices if 4 * memory_of(*c)[4] <= slots * BOUND),
+                                  (1, TH, most) if heavy else (1, 1, TILE_ROWS))
+    images, band = _share(N, images), _share(TH, band)
     blocks, k_panels, block, part, elements = memory_of(images, band, most)
     short = form.stride == 2 and form.size % 2
     convolve = make(m, r, dims)[1]["f"]
