@@ -2,7 +2,7 @@
 
 The constants are nanoseconds on one thread, fitted to the times of each kernel alone: for vectors of 256 bits over the layers of
 VGG-16, ResNet-18 and DCGAN on a Zen 3, for 512 bits over ResNet's 3x3 layers on a Zen 5, each of them for every tile. Only their
-ratios matter; those differ little between machines of one vector width, and much between widths: a multiply-add is four times as
+ratios matter; those differ little between machines of one vector width, and much between widths: a multiply-add is three times as
 fast, what moves values in and out of tiles is not.
 """
 
