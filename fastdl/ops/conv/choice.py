@@ -30,7 +30,7 @@ class Costs(NamedTuple):
     fixed: float  # what Winograd costs before its first tile: it is not for tiny images
 
 
-COSTS = Costs(1 / 42, 1 / 46, 0.4, 0.0, 0.5, 0.5, 0.02, 0.04, 1.25, 8000.0) if vector_bits() < 512 else \
+COSTS = Costs(1 / 42, 1 / 46, 0.4, 0.0, 0.5, 0.5, 0.06, 0.06, 1.25, 8000.0) if vector_bits() < 512 else \
     Costs(1 / 120, 1 / 120, 0.0, 0.022, 0.2, 0.4, 0.015, 0.035, 1.1, 1500.0)
 PAGES = 8 << 20  # bytes of weights, from which on their memory is new
 
