@@ -30,6 +30,8 @@ class Costs(NamedTuple):
     fixed: float  # what Winograd costs before its first tile: it is not for tiny images
 
 
+# At 256 bits ``near`` and ``stream`` are not fitted: they are what keeps 3x3 at stride 2 from 128x56x56 by F(5, 2), whose tiles take 5 to
+# 8 MB of scratch memory. Layers for which F(2, 2) would be faster are left to the direct kernel with it.
 COSTS = Costs(1 / 42, 1 / 46, 0.4, 0.0, 0.5, 0.5, 0.06, 0.06, 1.25, 8000.0) if vector_bits() < 512 else \
     Costs(1 / 120, 1 / 120, 0.0, 0.022, 0.2, 0.4, 0.015, 0.035, 1.1, 1500.0)
 PAGES = 8 << 20  # bytes of weights, from which on their memory is new
