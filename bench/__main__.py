@@ -29,14 +29,7 @@ def worker(library, threads, train):
         fastdl.set_num_threads(threads)
         prepare = cases.with_fastdl
 
-    def ready(order):
-        calls = prepare(CASES[order["case"]], train)
-        for call in calls:
-            call()
-            call()
-        return calls
-
-    serve(ready)
+    serve(lambda order: prepare(CASES[order["case"]], train))
 
 
 def main(argv=None):

@@ -8,13 +8,12 @@ answer is compared with torch's in float64 before it is timed.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 
 import numpy as np
 
-from .workers import Library, serve, take_turns
+from .workers import Library, command_line, serve, take_turns
 
 SIZES = {"L2": 1 << 15, "L3": 1 << 20, "memory": 1 << 24}  # elements of float32
 ACTIVATIONS = ("relu", "leaky_relu", "elu", "gelu", "sigmoid", "tanh", "softplus")
@@ -176,26 +175,12 @@ def worker(library, threads):
         fastdl.set_num_threads(threads)
         prepare = with_fastdl
 
-    def ready(order):
-        calls = prepare(order["name"], order["size"])
-        for call in calls:
-            call()
-            call()
-        return calls
-
-    serve(ready)
+    serve(lambda order: prepare(order["name"], order["size"]))
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m bench.elementwise", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("words", nargs="*", help="only cases whose name contains one of them")
-    parser.add_argument("--threads", type=int, default=1)
+    parser = command_line("bench.elementwise", __doc__, ("words", "only cases whose name contains one of them"), 0.1, peers="torch")
     parser.add_argument("--sizes", nargs="*", default=list(SIZES), choices=list(SIZES))
-    parser.add_argument("--seconds", type=float, default=0.1, help="time for a library in a round")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--peers-python", default=sys.executable, help="an interpreter that has torch")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
     given = parser.parse_args(argv)
     if given.worker:
         return worker(given.worker, given.threads)

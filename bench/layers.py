@@ -8,7 +8,6 @@ fastdl's; fastdl's answer is compared with torch's in float64 before it is timed
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from .networks import NETWORKS, Layer
-from .workers import Library, installed, serve, take_turns
+from .workers import Library, command_line, installed, serve, take_turns
 
 PEERS = ("torch", "onnxruntime", "openvino", "ncnn")
 
@@ -146,25 +145,11 @@ def with_ncnn(layer, threads):
 def worker(name, threads):
     prepare = globals()[f"with_{name}"]
 
-    def ready(order):
-        calls = prepare(Layer(*order["layer"]), threads)
-        for call in calls:
-            call()
-            call()
-        return calls
-
-    serve(ready)
+    serve(lambda order: prepare(Layer(*order["layer"]), threads))
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m bench.layers", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="*", help=f"of {', '.join(NETWORKS)}; all by default")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=0.05, help="time for a library in a round")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--peers-python", default=sys.executable, help="an interpreter that has the peers")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser = command_line("bench.layers", __doc__, ("networks", f"of {', '.join(NETWORKS)}; all by default"), 0.05)
     given = parser.parse_args(argv)
     if given.worker:
         return worker(given.worker, given.threads)

@@ -10,7 +10,6 @@ input; ``read`` is the rate at which a loop that does nothing else reads as much
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .workers import Library, installed, serve, take_turns
+from .workers import Library, command_line, installed, serve, take_turns
 
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 
@@ -186,25 +185,11 @@ def read_rate(nbytes, threads, seconds=0.05):
 def worker(name, threads):
     prepare = globals()[f"with_{name}"]
 
-    def ready(order):
-        calls = prepare(Case(*order["case"]), threads)
-        for call in calls:
-            call()
-            call()
-        return calls
-
-    serve(ready)
+    serve(lambda order: prepare(Case(*order["case"]), threads))
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m bench.recurrent", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("words", nargs="*", help="only cases whose name contains one of them")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=0.05, help="time for a library in a round")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--peers-python", default=sys.executable, help="an interpreter that has the peers")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser = command_line("bench.recurrent", __doc__, ("words", "only cases whose name contains one of them"), 0.05)
     given = parser.parse_args(argv)
     if given.worker:
         return worker(given.worker, given.threads)

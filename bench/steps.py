@@ -20,7 +20,7 @@ import sys
 
 import numpy as np
 
-from .workers import LIMITS, Library, serve, take_turns
+from .workers import LIMITS, Library, command_line, serve, take_turns
 
 WARM, STEPS = 3, 10
 
@@ -203,15 +203,8 @@ def profiles(names, threads, seconds):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m bench.steps", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("words", nargs="*", help="only steps whose name contains one of them")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=0.5, help="time for a library in a round")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--peers-python", default=sys.executable, help="an interpreter that has torch")
+    parser = command_line("bench.steps", __doc__, ("words", "only steps whose name contains one of them"), 0.5, peers="torch")
     parser.add_argument("--profile", action="store_true", help="each layer's time and limit, of networks that are one Sequential")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--peak", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args(argv)
     if given.worker:

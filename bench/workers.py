@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -9,6 +10,19 @@ import sys
 import time
 
 LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def command_line(module, description, words, seconds, rounds=5, peers="the peers"):
+    """The parser of a command that has libraries take turns. words: (name, help) of its arguments; seconds, rounds: by default."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(words[0], nargs="*", help=words[1])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=seconds, help="time for a library in a round")
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--peers-python", default=sys.executable, help=f"an interpreter that has {peers}")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    return parser
 
 
 class Library:
@@ -32,7 +46,7 @@ class Library:
 
 
 def serve(prepare):
-    """A worker's life. prepare(order): the calls to time; a library with more than one form of a case is as fast as its best."""
+    """A worker's life. prepare(order): the calls to time, made twice before; of a library with several forms of a case the best counts."""
     calls = []
     for line in sys.stdin:
         order = json.loads(line)
@@ -41,6 +55,8 @@ def serve(prepare):
             answer = min(fastest(call, order["seconds"] / len(calls)) for call in calls)
         else:
             calls = prepare(order)
+            for call in calls * 2:
+                call()
         print("answer", answer, flush=True)
 
 

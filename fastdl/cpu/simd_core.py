@@ -54,11 +54,6 @@ def _function(builder, name, result, arguments):
     return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
 
 
-def _element_pointer(context, builder, pointer_type, pointer, index):
-    """The address of pointer[index], as a pointer to one element."""
-    return builder.gep(pointer, [index])
-
-
 def _splat_value(builder, vector_type, value):
     one = builder.insert_element(ir.Constant(vector_type, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
     mask = ir.Constant(ir.VectorType(ir.IntType(32), vector_type.count), [0] * vector_type.count)

@@ -198,8 +198,8 @@ def reduction(combine, combine_three, combine_numbers, across, rest, empty, fini
                 store_up_to(target, o, finish(a, scale, counts, o), left - o)
 
     @inline
-    def pairs(x, nd, sd, first, count, dh, sh, rows, n, weight, counts_h, counts, y, room):
-        """n cells of each of some rows, each cell two wide."""
+    def pairs(x, nd, sd, first, count, dh, sh, rows, W, before, n, weight, counts_h, counts, y, room):
+        """n cells of each of some rows, each cell two wide; W and before: as for threes, which needs them."""
         V = lanes(x)
         for j in range(rows):
             nh, top, target = read(count, j), offset(x, read(first, j) * sh), offset(y, j * n)
@@ -332,37 +332,28 @@ def reduction(combine, combine_three, combine_numbers, across, rest, empty, fini
                     s = across(a)
                 write(y, j * y_pitch + o, finish_number(s, scale, counts, o))
 
-    @inline
-    def by_pairs(slot, index, share, total, x, sn, sc, sd, sh, channels, plan, segment, block, pitch, counts, y, scratch):
-        OD, OH, OW = read(plan, OUT), read(plan, OUT + 1), read(plan, OUT + 2)
-        first_d, count_d = offset(plan, read(plan, FIRST)), offset(plan, read(plan, COUNT))
-        first_h, count_h = offset(plan, read(plan, FIRST + 1)), offset(plan, read(plan, COUNT + 1))
-        dd, dh = read(plan, DILATION) * sd, read(plan, DILATION + 1) * sh
-        r, end = index * share, min(total, (index + 1) * share)
-        oh, od, plane = position(r, OH, OD)
-        while r < end:
-            rows = min(OH - oh, end - r)
-            top = offset(x, plane // channels * sn + plane % channels * sc + read(first_d, od) * sd)
-            pairs(top, read(count_d, od), dd, offset(first_h, oh), offset(count_h, oh), dh, sh, rows, OW, read(counts, od),
-                  offset(counts, OD + oh), offset(counts, OD + OH), offset(y, r * OW), (end - r) * OW)
-            oh, od, plane = next_position(oh, od, plane, rows, OH, OD)
-            r += rows
+    def by_rows_of(cells):
+        """Whole rows of cells at a time, which ``cells`` makes."""
 
-    @inline
-    def by_threes(slot, index, share, total, x, sn, sc, sd, sh, channels, plan, segment, block, pitch, counts, y, scratch):
-        OD, OH, OW, W = read(plan, OUT), read(plan, OUT + 1), read(plan, OUT + 2), read(plan, SIZE + 2)
-        first_d, count_d = offset(plan, read(plan, FIRST)), offset(plan, read(plan, COUNT))
-        first_h, count_h = offset(plan, read(plan, FIRST + 1)), offset(plan, read(plan, COUNT + 1))
-        dd, dh = read(plan, DILATION) * sd, read(plan, DILATION + 1) * sh
-        r, end = index * share, min(total, (index + 1) * share)
-        oh, od, plane = position(r, OH, OD)
-        while r < end:
-            rows = min(OH - oh, end - r)
-            top = offset(x, plane // channels * sn + plane % channels * sc + read(first_d, od) * sd)
-            threes(top, read(count_d, od), dd, offset(first_h, oh), offset(count_h, oh), dh, sh, rows, W, read(plan, BEFORE + 2), OW,
-                   read(counts, od), offset(counts, OD + oh), offset(counts, OD + OH), offset(y, r * OW), (end - r) * OW)
-            oh, od, plane = next_position(oh, od, plane, rows, OH, OD)
-            r += rows
+        @inline
+        def run(slot, index, share, total, x, sn, sc, sd, sh, channels, plan, segment, block, pitch, counts, y, scratch):
+            OD, OH, OW, W = read(plan, OUT), read(plan, OUT + 1), read(plan, OUT + 2), read(plan, SIZE + 2)
+            first_d, count_d = offset(plan, read(plan, FIRST)), offset(plan, read(plan, COUNT))
+            first_h, count_h = offset(plan, read(plan, FIRST + 1)), offset(plan, read(plan, COUNT + 1))
+            dd, dh = read(plan, DILATION) * sd, read(plan, DILATION + 1) * sh
+            r, end = index * share, min(total, (index + 1) * share)
+            oh, od, plane = position(r, OH, OD)
+            while r < end:
+                rows = min(OH - oh, end - r)
+                top = offset(x, plane // channels * sn + plane % channels * sc + read(first_d, od) * sd)
+                cells(top, read(count_d, od), dd, offset(first_h, oh), offset(count_h, oh), dh, sh, rows, W, read(plan, BEFORE + 2), OW,
+                       read(counts, od), offset(counts, OD + oh), offset(counts, OD + OH), offset(y, r * OW), (end - r) * OW)
+                oh, od, plane = next_position(oh, od, plane, rows, OH, OD)
+                r += rows
+
+        return run
+
+    by_pairs, by_threes = by_rows_of(pairs), by_rows_of(threes)
 
     @inline
     def evenly(slot, index, share, total, x, sn, sc, sd, sh, channels, plan, segment, block, pitch, counts, y, scratch):
