@@ -5,13 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from checker import channels_last, check
+from checker import assert_close, channels_last, check
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import fastdl
 import fastdl.functional as F
-from fastdl.ops.conv import numba_backend
+from fastdl.ops.conv import numba_backend, numba_pointwise
 from fastdl.ops.conv.geometry import ALGORITHMS, is_channels_last
 
 BACKENDS = ["reference", "numba"]
@@ -248,6 +248,36 @@ def test_every_algorithm_on_the_same_cases(algorithm, layout, monkeypatch):
             compare(x, w, {**options, "groups": groups, "algorithm": algorithm}, kind="winograd" if algorithm == "winograd" else "sum",
                     backend="numba", layout=layout, dtype="f4", seed=height)
     assert served == ({algorithm} if algorithm != "direct" else set())
+
+
+TURNED = [(1, 1, 1, 2), (3, 5, 17, 5), (1, 37, 16, 7), (1, 70, 64, 15), (2, 400, 33, 49), (1, 9, 50, 97), (1, 800, 40, 196),
+          (1, 30, 1100, 196)]
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("N,C,K,pixels", TURNED)
+def test_few_pixels_against_a_packed_weight(N, C, K, pixels, dtype, monkeypatch):
+    """1 x 1 whose product is made pixel by pixel and turned: the same bits on any number of threads, NaN where it belongs."""
+    monkeypatch.setattr(numba_pointwise, "TURNED_GAIN", 0.9)
+    monkeypatch.setattr(numba_backend, "_plans", {})
+    x, w, bias = (a.astype(dtype) for a in operands((N, C, pixels), (K, C, 1)))
+    x[-1, C // 2, pixels // 2] = np.nan
+    packed = fastdl.pack(w)
+    z = np.einsum("ncp,kc->nkp", x.astype("f8"), w[:, :, 0].astype("f8"))
+    threads = fastdl.get_num_threads()
+    try:
+        for b, activation in ((None, None), (bias, None), (bias, "relu"), (None, "tanh"), (bias, "tanh")):
+            want = z if b is None else z + b[:, None].astype("f8")
+            want = want if activation is None else np.tanh(want) if activation == "tanh" else np.maximum(want, 0)
+            answers = []
+            for count in (1, 2, 5):
+                fastdl.set_num_threads(count)
+                answers.append(F.conv1d(x, packed, b, activation=activation, algorithm="gemm"))
+            assert_close(answers[0], want, "sum", C)
+            for got in answers[1:]:
+                np.testing.assert_array_equal(got, answers[0])
+    finally:
+        fastdl.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("stride", [(1, 1), (2, 1), (1, 4), (3, 3)])

@@ -30,16 +30,21 @@ HEIGHTS = (TILE_ROWS, TILE_ROWS - 1, TILE_ROWS - 2) if TILE_ROWS < 8 else (TILE_
 MOST_ROWS = 1 << 10
 
 
+def tiles_of_heights(sizes: tuple[int, int, int], most: int) -> np.ndarray:
+    """(most + 1, 3): how many tiles of each of three heights for so many rows, with as few rows as can be computed in vain."""
+    cost, count = [0.0], [np.zeros(3, np.int64)]
+    for n in range(1, most + 1):
+        # besides its rows a tile costs what it reads of the other operand
+        total, first = min((h + 0.4 + cost[max(0, n - h)], i) for i, h in enumerate(sizes))
+        cost.append(total)
+        count.append(count[max(0, n - sizes[first])] + np.eye(3, dtype=np.int64)[first])
+    return np.array(count)
+
+
 @functools.cache
 def heights() -> np.ndarray:
-    """(MOST_ROWS + 1, 3): how many tiles of each of HEIGHTS for so many rows, with as few rows as can be computed in vain."""
-    cost, count = [0.0], [np.zeros(3, np.int64)]
-    for n in range(1, MOST_ROWS + 1):
-        # besides its rows a tile costs what it reads of the other operand
-        total, first = min((h + 0.4 + cost[max(0, n - h)], i) for i, h in enumerate(HEIGHTS))
-        cost.append(total)
-        count.append(count[max(0, n - HEIGHTS[first])] + np.eye(3, dtype=np.int64)[first])
-    return np.array(count)
+    """tiles_of_heights of HEIGHTS for up to MOST_ROWS rows."""
+    return tiles_of_heights(HEIGHTS, MOST_ROWS)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -15,33 +15,17 @@ Every sum runs over k in the same order whatever the number of threads.
 from __future__ import annotations
 
 from ._pool import parallel_for
-from .blocking import KC, MC, NC
+from .blocking import KC, MC, NC, tiles_of_heights
 from .jit import always_inline, inline
 from .microkernel import TILE_ROWS, TILE_VECTORS, asked, dot_tile, outer_tile, row_tile, store_scalars, store_tile
-from .simd import (
-    broadcast,
-    fma,
-    lanes,
-    load,
-    load_n,
-    load_rows,
-    load_rows_n,
-    offset,
-    prefetch,
-    read,
-    splat,
-    store,
-    store_n,
-    store_rows,
-    store_rows_n,
-    transpose,
-    write,
-)
+from .panels import GROUP, pack_panels, pack_rows
+from .simd import broadcast, fma, lanes, load, load_n, offset, prefetch, splat, store, store_n
 
-MR, MIDDLE, LOW = TILE_ROWS, 2 * TILE_ROWS // 3, 4  # rows of a tile, and of those behind the last whole one
+# Rows of a tile. Of the first three almost any number is a sum; a tile of four serves no more rows than that: beside others, panels of b
+# would flow past it for little work.
+MR, MIDDLE, LOW = (TILE_ROWS, 9, 8) if TILE_ROWS > 8 else (TILE_ROWS, TILE_ROWS - 1, TILE_ROWS - 2)
+LOWEST = 4
 IN_PLACE = TILE_ROWS < 8  # whether rows of a are read where they lie as fast as packed: more need more addresses than registers
-GROUP = 4  # panels of b that are copied together
-AHEAD = 8  # rows of b that are asked for before they are copied: each may be a page of its own
 
 
 def scratch_elements(n: int, k: int, slots: int, lanes: int, ready: bool) -> int:
@@ -54,12 +38,6 @@ def scratch_elements(n: int, k: int, slots: int, lanes: int, ready: bool) -> int
 def few_elements(m: int, k: int, lanes: int) -> int:
     """How many elements of scratch memory a thread of ``few`` needs, in whole cache lines: see pack_rows for what is behind it."""
     return -(-((-(-m // MR) * MR + GROUP * TILE_VECTORS * lanes) * min(k, KC) + 2 * lanes) // 64) * 64
-
-
-def panel_elements(n: int, k: int, lanes: int) -> int:
-    """How many elements all panels of b take."""
-    width = TILE_VECTORS * lanes
-    return -(-n // width) * width * k
 
 
 @inline
@@ -76,126 +54,54 @@ def _columns(n, width):
     return max(1, ((n + passes - 1) // passes + width - 1) // width) * width
 
 
-# ------------------------------------------------------------------------------------------------ packing
-@inline
-def pack_panel(b, b_row, b_col, k, n, out):
-    """Copy b's first n columns (at most one tile's) to rows of one tile's columns, zeros after them."""
-    V = lanes(b)
-    width = TILE_VECTORS * V
-    if b_col == 1 and n >= width:
-        for p in range(k):
-            for j in range(TILE_VECTORS):
-                store(out, p * width + j * V, load(b, p * b_row + j * V))
-    elif b_col == 1:
-        for p in range(k):
-            for j in range(TILE_VECTORS):
-                store(out, p * width + j * V, load_n(b, p * b_row + j * V, n - j * V))
-    elif b_row == 1:
-        for j in range(TILE_VECTORS):
-            rest = n - j * V
-            p = 0
-            if rest >= V:
-                while p + V <= k:
-                    store_rows(out, p * width + j * V, width, transpose(load_rows(b, j * V * b_col + p, b_col)))
-                    p += V
-            while p < k:
-                for c in range(V):
-                    write(out, p * width + j * V + c, read(b, p + (j * V + c) * b_col) if c < rest else 0.0)
-                p += 1
-    else:
-        for p in range(k):
-            for c in range(width):
-                write(out, p * width + c, read(b, p * b_row + c * b_col) if c < n else 0.0)
-
-
-@inline
-def pack_panels(b, b_row, b_col, k, n, out):
-    """Copy b's first n columns to as many panels as they take.
-
-    GROUP of them at a time where b's rows are contiguous: these may be pages apart, and begin amid a cache line.
-    """
-    width = TILE_VECTORS * lanes(b)
-    j = 0
-    while b_col == 1 and j + GROUP * width <= n:
-        for p in range(k):
-            for q in range(GROUP):
-                prefetch(b, (p + AHEAD) * b_row + j + q * width)
-            prefetch(b, (p + AHEAD) * b_row + j + GROUP * width - 1)
-            for q in range(GROUP):
-                for v in range(0, width, lanes(b)):
-                    store(out, (j + q * width) * k + p * width + v, load(b, p * b_row + j + q * width + v))
-        j += GROUP * width
-    while j < n:
-        pack_panel(offset(b, j * b_col), b_row, b_col, k, n - j, offset(out, j * k))
-        j += width
-
-
-@inline
-def pack_rows(a, a_row, a_col, m, k, height, out):
-    """Copy a block of a to panels of ``height`` rows, k after k. What stands where a panel's last rows are missing is anything.
-
-    Vectors longer than a panel's row run over into the next row, which is written after it: hence the slack behind the last.
-    """
-    V = lanes(a)
-    last = (height + V - 1) // V - 1  # vector of a panel's row
-    for i in range(0, m, height):
-        panel, rows = offset(out, i * k), offset(a, i * a_row)
-        count = min(height, m - i)
-        if a_col == 1:
-            p = 0
-            while p < k:
-                n = min(V, k - p)
-                for g in range(last, -1, -1):
-                    turned = transpose(load_rows_n(rows, g * V * a_row + p, a_row, count - g * V, n))
-                    store_rows_n(panel, p * height + g * V, height, turned, n, V)
-                p += V
-        elif a_row == 1:
-            whole = m - i >= (last + 1) * V
-            for p in range(k):
-                for g in range(last + 1):
-                    v = load(rows, p * a_col + g * V) if whole else load_n(rows, p * a_col + g * V, count - g * V)
-                    store(panel, p * height + g * V, v)
-        else:
-            for p in range(k):
-                for r in range(count):
-                    write(panel, p * height + r, read(rows, r * a_row + p * a_col))
-
-
 # ------------------------------------------------------------------------------------------------ packed
 _tile = outer_tile(TILE_ROWS, TILE_VECTORS, ahead=True)
 _store = store_tile(TILE_ROWS, TILE_VECTORS)
 _tile_middle, _store_middle = outer_tile(MIDDLE, TILE_VECTORS, ahead=True), store_tile(MIDDLE, TILE_VECTORS)
 _tile_low, _store_low = outer_tile(LOW, TILE_VECTORS, ahead=True), store_tile(LOW, TILE_VECTORS)
+_tile_lowest, _store_lowest = outer_tile(LOWEST, TILE_VECTORS, ahead=True), store_tile(LOWEST, TILE_VECTORS)
+_LAST = tiles_of_heights((MR, MIDDLE, LOW), 3 * MR)  # for up to so many rows: any more are in whole tiles
 
 
 @inline
-def _whole_tiles(m):
-    """(how many of m rows whole tiles take, the height of the tiles behind them).
-
-    Few rows are computed in vain, and no tile is low beside others: panels of b would flow past it for little work.
-    """
-    rest = m % MR
-    if rest == 0:
-        return m, MR
-    if m <= LOW:
-        return 0, LOW
-    if rest > MIDDLE:
-        return m - rest, MR
-    return m - rest - (MR if rest <= MR - MIDDLE else 0), MIDDLE
+def _tiles(m):
+    """(how many of m rows whole tiles take, how many behind them those of the middle height, the height of the tiles behind those)."""
+    if m <= LOWEST:
+        return 0, 0, LOWEST
+    first = max(0, m // MR - 2) * MR
+    whole, middle = first + _LAST[m - first, 0] * MR, _LAST[m - first, 1] * MIDDLE
+    if whole > m:
+        return whole - MR, 0, MR
+    return whole, min(middle, m - whole), LOW
 
 
 @inline
-def _last_tiles(k, rows, height, panel, width, following, c, c_row, first, m, n, add):
-    """Rows first to m of c, behind the whole tiles; rows: pack_rows' of them."""
-    for i in range(first, m, height):
-        left, there, count = offset(rows, (i - first) * k), offset(c, i * c_row), m - i
-        ask = offset(following, (first // MR + (i - first) // height) * asked(k, lanes(following)))
-        if height == MR:
-            _store(_tile(k, left, 1, MR, panel, width, ask), there, c_row, count, n, add)
-        elif height == MIDDLE:
+def _pack_last(a, a_row, a_col, m, k, whole, middle, height, out):
+    """What _last_tiles reads of a: the rows behind the whole tiles'."""
+    pack_rows(offset(a, whole * a_row), a_row, a_col, middle, k, MIDDLE, out)
+    pack_rows(offset(a, (whole + middle) * a_row), a_row, a_col, m - whole - middle, k, height, offset(out, middle * k))
+
+
+@inline
+def _last_tiles(k, rows, height, panel, width, following, c, c_row, whole, middle, m, n, add):
+    """Rows from ``whole`` on of c; rows: _pack_last's."""
+    i, tiles = whole, whole // MR
+    while i < m:
+        left, there, count = offset(rows, (i - whole) * k), offset(c, i * c_row), m - i
+        ask = offset(following, tiles * asked(k, lanes(following)))
+        tiles += 1
+        if i < whole + middle:
             _store_middle(_tile_middle(k, left, 1, MIDDLE, panel, width, ask), there, c_row, count, n, add)
-        else:
+            i += MIDDLE
+        elif height == LOW:
             _store_low(_tile_low(k, left, 1, LOW, panel, width, ask), there, c_row, count, n, add)
+            i += LOW
+        elif height == MR:
+            _store(_tile(k, left, 1, MR, panel, width, ask), there, c_row, count, n, add)
+            i += MR
+        else:
+            _store_lowest(_tile_lowest(k, left, 1, LOWEST, panel, width, ask), there, c_row, count, n, add)
+            i += LOWEST
 
 
 @inline
@@ -344,12 +250,12 @@ def products(finish, is_simple, store_finished):
         block = offset(a, first * a_row)
         target = offset(c, first * c_row)
         mine = offset(scratch, slot * space)
-        whole, height = _whole_tiles(count)
+        whole, middle, height = _tiles(count)
         # what a tile reads in place: contiguous rows, unless enough panels pass them to pay for a better place
         in_place = whole if IN_PLACE and a_col == 1 and to_panel - from_panel < 8 else 0
         pack_rows(offset(block, in_place * a_row), a_row, a_col, whole - in_place, k, MR, mine)
         behind = offset(mine, (whole - in_place) * k)
-        pack_rows(offset(block, whole * a_row), a_row, a_col, count - whole, k, height, behind)
+        _pack_last(block, a_row, a_col, count, k, whole, middle, height, behind)
         for q in range(from_panel, to_panel):
             j = q * width
             panel = offset(panels, j * k)
@@ -365,7 +271,7 @@ def products(finish, is_simple, store_finished):
                 _prefetch_rows(there, c_row, MR)
                 sums = _tile(k, offset(mine, (i - in_place) * k), 1, MR, panel, width, part_ahead(following, i, k))
                 put(sums, there, c_row, MR, n - j, add, finished, first + i, column + j, x, y, z)
-            _last_tiles(k, behind, height, panel, width, following, offset(target, j), c_row, whole, count, n - j, add)
+            _last_tiles(k, behind, height, panel, width, following, offset(target, j), c_row, whole, middle, count, n - j, add)
             done = whole if finished else 0
             if last and y and done < count:
                 there = offset(target, done * c_row + j)
@@ -427,12 +333,12 @@ def products(finish, is_simple, store_finished):
         full = _depth(k)
         panels = offset(scratch, slot * space)
         rows = offset(panels, GROUP * width * full)
-        whole, height = _whole_tiles(m)
+        whole, middle, height = _tiles(m)
         for p in range(0, max(k, 1), full):
             depth = min(full, k - p)
             source, behind = offset(a, p * a_col), offset(rows, whole * depth)
             pack_rows(source, a_row, a_col, whole, depth, MR, rows)
-            pack_rows(offset(source, whole * a_row), a_row, a_col, m - whole, depth, height, behind)
+            _pack_last(source, a_row, a_col, m, depth, whole, middle, height, behind)
             for group in range(first, last, GROUP * width):
                 end = min(last, group + GROUP * width)
                 pack_panels(offset(b, p * b_row + group * b_col), b_row, b_col, depth, end - group, panels)
@@ -443,7 +349,7 @@ def products(finish, is_simple, store_finished):
                     for i in range(0, whole, MR):
                         sums = _tile(depth, offset(rows, i * depth), 1, MR, panel, width, part_ahead(following, i, depth))
                         put(sums, offset(c, i * c_row + j), c_row, MR, last - j, p > 0, finished, i, j, x, y, z)
-                    _last_tiles(depth, behind, height, panel, width, following, offset(c, j), c_row, whole, m, last - j, p > 0)
+                    _last_tiles(depth, behind, height, panel, width, following, offset(c, j), c_row, whole, middle, m, last - j, p > 0)
                     done = whole if finished else 0
                     if p + full >= k and is_simple(y) and done < m:
                         finish(offset(c, done * c_row + j), c_row, m - done, min(width, last - j), done, j, x, y, z)

@@ -56,6 +56,33 @@ def conv(arrays, params, train):
     return _activated(_run(_convolution, x, w, bias, params, (x.shape[0], w.shape[0], *params.out), is_channels_last(x)), params, train)
 
 
+def conv_bound(arrays, params):
+    """See op.py."""
+    x, w, bias = arrays
+    return _bound(_convolution, x, w, bias, params, (x.shape[0], w.shape[0], *params.out))
+
+
+def conv_transpose_bound(arrays, params):
+    """See op.py."""
+    x, w, bias = arrays
+    return _bound(_transposed, x, w, bias, params, (x.shape[0], w.shape[1] * params.groups, *params.out))
+
+
+def _bound(plan, x, w, bias, params, shape):
+    if params.activation is not None and code_of(params.activation) is None:
+        return None
+    last, runs = is_channels_last(x), {}
+
+    def run(x):
+        team = parallel.team()
+        way = runs.get(team)
+        if way is None:
+            way = runs[team] = plan(x, w, params, shape, last, team)
+        return way(x, w, bias)
+
+    return run
+
+
 def _pick(algorithm, ways):
     """``run`` of the algorithm asked for by name, if it can serve; else of the first that is meant for such a call.
 

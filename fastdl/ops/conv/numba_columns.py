@@ -14,9 +14,9 @@ import numpy as np
 from ...cpu._pool import parallel_for
 from ...cpu.blocking import LANES
 from ...cpu.features import caches
-from ...cpu.gemm import pack_panel
 from ...cpu.jit import inline, kernel
 from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS, outer_tile, store_tile
+from ...cpu.panels import pack_panel
 from ...cpu.simd import lanes, load, load_n, offset, pointer, read, splat, store, store_n, write
 from ...cpu.thresholds import MULTIPLY_ADDS
 from ...cpu.workspace import NOTHING, workspace

@@ -11,21 +11,19 @@ from ...cpu._pool import parallel_for
 from ...cpu.blocking import LANES
 from ...cpu.jit import inline, kernel
 from ...cpu.microkernel import TILE_VECTORS
-from ...cpu.simd import lanes, load_rows, load_rows_n, offset, pointer, store_rows, store_rows_n, transpose
+from ...cpu.simd import offset, pointer
 from ...cpu.thresholds import ELEMENTS
 from ...packing import is_packed
 from ..layout import empty_in_layout, is_channels_last
-from ..matmul.numba_backend import multiply, multiply_packed_weight
+from ..matmul.numba_backend import multiply, multiply_packed_weight, multiply_packed_weight_turned
 from ..matmul.numba_gemm import BY_COLUMN, BY_ROW
 from ..numba_activation import kernel_arguments
 from .numba_planes import _strides, copy_row
 
 # Images so small that they fill their last panel of a product badly: the product is made pixel by pixel, whose number matters little,
-# and its answer turned, where that computes so many times less.
-TURNED_PIXELS, TURNED_GAIN = 128, 1.1
-TURNED = 2  # vectors of columns that a chunk turns: cache lines of the source
-
-
+# and its answer turned part by part, where that computes so many times less.
+TURNED_PIXELS, TURNED_GAIN = 256, 1.1
+TURNED_BYTES = 1 << 20  # of the answer, all of which is held in between
 @inline
 def _plane_chunk(slot, chunk, x, C, D, H, W, xn, xc, xd, xh, xw, y, yn, yc, yd, yh, yw):
     """Channels of one row of pixels where they lie side by side, rows of one plane otherwise."""
@@ -38,30 +36,6 @@ def _plane_chunk(slot, chunk, x, C, D, H, W, xn, xc, xd, xh, xw, y, yn, yc, yd, 
         source, target = offset(x, chunk // C * xn + chunk % C * xc), offset(y, chunk // C * yn + chunk % C * yc)
         for row in range(D * H):
             copy_row(offset(source, row // H * xd + row % H * xh), xw, offset(target, row // H * yd + row % H * yh), 0, W)
-
-
-@inline
-def _turn_chunk(slot, chunk, x, xr, m, n, y, yr):
-    V = lanes(x)
-    for c in range(chunk * TURNED * V, min(n, (chunk + 1) * TURNED * V), V):
-        columns = min(V, n - c)
-        if m < V or columns < V:
-            for r in range(0, m, V):
-                rows = min(V, m - r)
-                store_rows_n(y, c * yr + r, yr, transpose(load_rows_n(x, r * xr + c, xr, rows, columns)), columns, rows)
-            continue
-        for block in range((m + V - 1) // V):
-            r = min(block * V, m - V)  # the last block of whole vectors ends where the rows do
-            store_rows(y, c * yr + r, yr, transpose(load_rows(x, r * xr + c, xr)))
-
-
-@kernel("i R2 W2")
-def turn(pool, x, y):
-    """y = x.T; both have contiguous rows."""
-    m, n = x.shape
-    xr, yr = x.strides[0] // x.itemsize, y.strides[0] // y.itemsize
-    width = TURNED * lanes(pointer(x))
-    parallel_for(pool, _turn_chunk, (n + width - 1) // width, (pointer(x), xr, m, n, pointer(y), yr))
 
 
 @kernel("i R5 W5")
@@ -81,7 +55,12 @@ def planned(x, w, stride, shape, act, team):
     code, slope = kernel_arguments(act)
     every, width = tuple(slice(None, None, s) for s in stride), TILE_VECTORS * LANES[char]
     strided, pool = stride != (1, 1, 1), team[0] if x.size > ELEMENTS else 0
-    turned = is_packed(w) and pixels <= TURNED_PIXELS and -(-pixels // width) * width > TURNED_GAIN * pixels
+    if last:
+        product = _by_pixels(C, K, code, slope)
+    elif is_packed(w) and _fills_badly(pixels, width) and pixels * K * x.itemsize <= TURNED_BYTES:
+        product = _turned(N, C, K, pixels, code, slope)
+    else:
+        product = _by_planes(N, C, K, pixels, code, slope)
 
     def run(x, w, bias):
         if strided:
@@ -89,24 +68,41 @@ def planned(x, w, stride, shape, act, team):
             x = empty_in_layout((N, C, *shape[2:]), dtype, last)
             copy_pixels[char](pool, source, x)
         y = empty_in_layout(shape, dtype, last)
-        weights = w.reshape(K, C)
-        by_row, by_column = (code, code) if bias is None else (code + BY_ROW, code + BY_COLUMN)
-        if bias is not None:
-            bias = np.ascontiguousarray(bias)
-        if last:
-            dense = np.ascontiguousarray(x.transpose(0, 2, 3, 4, 1)).reshape(-1, C)
-            multiply_packed_weight(dense, weights, y.transpose(0, 2, 3, 4, 1).reshape(-1, K), bias, by_column, slope)  # a view of y
-            return y
-        planes, out = np.ascontiguousarray(x).reshape(N, C, pixels), y.reshape(N, K, pixels)
-        for image in range(N):
-            if turned:
-                turn[char](team[0] if K * pixels > ELEMENTS else 0,
-                           multiply_packed_weight(planes[image].T, weights, None, bias, by_column, slope), out[image])
-            else:
-                multiply(weights, planes[image], out[image], bias, by_row, slope)
+        product(x, w.reshape(K, C), y, None if bias is None else np.ascontiguousarray(bias))
         return y
 
     return run
+
+
+def _fills_badly(pixels, width):
+    return 1 < pixels <= TURNED_PIXELS and -(-pixels // width) * width > TURNED_GAIN * pixels
+
+
+def _by_pixels(C, K, code, slope):
+    def product(x, w, y, bias):
+        dense = np.ascontiguousarray(x.transpose(0, 2, 3, 4, 1)).reshape(-1, C)
+        out = y.transpose(0, 2, 3, 4, 1).reshape(-1, K)  # a view of y
+        multiply_packed_weight(dense, w, out, bias, code if bias is None else code + BY_COLUMN, slope)
+
+    return product
+
+
+def _turned(N, C, K, pixels, code, slope):
+    def product(x, w, y, bias):
+        planes, out = np.ascontiguousarray(x).reshape(N, C, pixels), y.reshape(N, K, pixels)
+        for image in range(N):
+            multiply_packed_weight_turned(planes[image].T, w, out[image], bias, code if bias is None else code + BY_COLUMN, slope)
+
+    return product
+
+
+def _by_planes(N, C, K, pixels, code, slope):
+    def product(x, w, y, bias):
+        planes, out = np.ascontiguousarray(x).reshape(N, C, pixels), y.reshape(N, K, pixels)
+        for image in range(N):
+            multiply(w, planes[image], out[image], bias, code if bias is None else code + BY_ROW, slope)
+
+    return product
 
 
 def planned_product(shape, act):

@@ -9,7 +9,8 @@ import numpy as np
 
 from ...cpu import parallel
 from ...cpu.blocking import LANES
-from ...cpu.gemm import few_elements, panel_elements, row_parts, scratch_elements
+from ...cpu.gemm import few_elements, row_parts, scratch_elements
+from ...cpu.panels import panel_elements
 from ...cpu.thresholds import MULTIPLY_ADDS
 from ...cpu.workspace import NOTHING, workspace
 from ...packing import aligned, is_packed, keeper, prepared
@@ -27,6 +28,7 @@ from .numba_gemm import (
     READY,
     ROW,
     gemm,
+    gemm_turned,
     multiply_batch,
     pack_weight,
     product_at_once,
@@ -40,6 +42,7 @@ FEW_ROWS_WIDE, FEW_SIZE_WIDE = 8, 1 << 16
 DIRECT_ROWS = 10  # reading b in place beats copying it; while b stays in L2 or nearly in L1, up to
 DIRECT_ROWS_L2, DIRECT_SIZE_L2 = 16, 1 << 16
 DIRECT_ROWS_L1, DIRECT_SIZE_L1 = 64, 1 << 14
+LINE = 16  # elements, of a cache line or two
 BATCH_WORK, BATCH_ROWS = 128**3, 1 << 17  # of one product of a batch, and elements of its a, up to which each is one thread's
 
 
@@ -104,6 +107,18 @@ def multiply_packed_weight(a, w, out=None, bias=None, what=0, slope=0.0):
     scratch = _scratch(READY, m, n, k, slots, a.dtype)
     gemm[char](pool, slots, READY, a, panels, c, scratch, NOTHING[char] if bias is None else bias, what, slope)
     return c
+
+
+def multiply_packed_weight_turned(a, w, out, bias=None, what=0, slope=0.0):
+    """multiply_packed_weight's answer turned, to ``out`` (contiguous rows); a bias is one BY_COLUMN."""
+    (m, k), n, char = a.shape, w.shape[0], a.dtype.char
+    pool, slots = parallel.team() if m * n * k > MULTIPLY_ADDS else (0, 1)
+    panels = prepared(w, "gemm", lambda: _panels(w, pool))
+    row = (-(-n // LINE) | 1) * LINE  # an odd number of cache lines: a part of the product has its rows in all sets of L1
+    rest = _scratch_elements(READY, m, n, k, slots, char)
+    scratch = workspace(rest + m * row, a.dtype)
+    product = scratch[rest : rest + m * row].reshape(m, row)
+    gemm_turned[char](pool, slots, a, panels, product, out, scratch, NOTHING[char] if bias is None else bias, what, slope)
 
 
 def _panels(w, pool):

@@ -9,13 +9,31 @@ from ...cpu.borrowed import absent, contents, create, nothing
 from ...cpu.gemm import pack_all, products
 from ...cpu.jit import always_inline, inline, kernel
 from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS, finish_tile
-from ...cpu.simd import address, broadcast, lanes, larger, load, load_n, offset, pointer, splat, store, store_n
+from ...cpu.simd import (
+    address,
+    broadcast,
+    lanes,
+    larger,
+    load,
+    load_n,
+    load_rows,
+    load_rows_n,
+    offset,
+    pointer,
+    splat,
+    store,
+    store_n,
+    store_rows,
+    store_rows_n,
+    transpose,
+)
 from ...cpu.thresholds import MULTIPLY_ADDS
 from ..numba_activation import RELU, apply_activation
 
 DOTS, DIRECT, PACKED, READY, FEW, ROW = 0, 1, 2, 3, 4, 5  # ways: see cpu/gemm.py; READY: b is pack_weight's panels
 FEW_COLUMNS = 8  # fewer than a vector: tiles of columns would be mostly empty
 BY_COLUMN, BY_ROW, BY_ELEMENT = 16, 32, 64  # where a bias belongs; added to the activation's code
+TURNED = 128  # added as well: the result goes to y.T
 
 
 @inline
@@ -68,6 +86,38 @@ def store_finished(sums, c, c_row, row, column, bias, what, slope):
 _packed, _few, _row, _direct, _dots = products(finish_block, is_simple, store_finished)
 
 
+@inline
+def turn_block(c, c_row, m, n, row, column, places, what, slope):
+    """finish_block for a bias BY_COLUMN, and its answer to y.T. places: (the bias, y, y's row)."""
+    bias, y, y_row = places
+    V = lanes(c)
+    finish_block(c, c_row, m, n, row, column, bias, what - TURNED, slope)
+    for j in range(0, n, V):
+        columns = min(V, n - j)
+        target = offset(y, (column + j) * y_row + row)
+        for block in range((m + V - 1) // V):
+            if m < V or columns < V:
+                i = block * V
+                rows = min(V, m - i)
+                store_rows_n(target, i, y_row, transpose(load_rows_n(c, i * c_row + j, c_row, rows, columns)), columns, rows)
+            else:
+                i = min(block * V, m - V)  # the last block of whole vectors ends where the rows do
+                store_rows(target, i, y_row, transpose(load_rows(c, i * c_row + j, c_row)))
+
+
+@inline
+def _never(what):
+    return False
+
+
+@always_inline
+def _not_stored(sums, c, c_row, row, column, places, what, slope):
+    pass
+
+
+_packed_turned, *_ = products(turn_block, _never, _not_stored)
+
+
 @kernel("i i i R2 R2 W2 W1 R1 i T")
 def gemm(pool, slots, way, a, b, c, scratch, bias, what, slope):
     """c = activation(a b + bias); c has contiguous rows. what: the activation's code and whose bias it is, or 0."""
@@ -87,6 +137,19 @@ def gemm(pool, slots, way, a, b, c, scratch, bias, what, slope):
         _few(pool, slots, A, a_row, a_col, B, b_row, b_col, C, c_row, m, n, k, pointer(scratch), scratch.shape[0] // slots, x, what, slope)
     else:
         _packed(pool, slots, A, a_row, a_col, B, b_row, b_col, C, c_row, m, n, k, way == READY, pointer(scratch), x, what, slope)
+
+
+@kernel("i i R2 R2 W2 W2 W1 R1 i T")
+def gemm_turned(pool, slots, a, panels, c, y, scratch, bias, what, slope):
+    """y = activation(a b + bias).T from pack_weight's panels of b; what: the activation's code, and BY_COLUMN where there is a bias.
+
+    c: work space for the product, its rows as long as y is high or longer. y has contiguous rows.
+    """
+    (m, k), n = a.shape, y.shape[0]
+    a_row, a_col = _strides(a)
+    places = pointer(bias), pointer(y), y.strides[0] // y.itemsize
+    _packed_turned(pool, slots, pointer(a), a_row, a_col, pointer(panels), 0, 0, pointer(c), c.shape[1], m, n, k, True, pointer(scratch),
+                   places, what + TURNED, slope)
 
 
 @kernel("O2 O2")

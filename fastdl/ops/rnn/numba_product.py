@@ -18,9 +18,9 @@ from numba import types
 from numba.extending import intrinsic
 
 from ...cpu._pool import parallel_for
-from ...cpu.gemm import pack_panel
 from ...cpu.jit import inline, kernel
 from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS, _fma, _Loop
+from ...cpu.panels import pack_panel
 from ...cpu.simd import lanes, offset, pointer, vector_of
 from ...cpu.simd_core import INTP, _splat_value, _vector_pointer, llvm_type
 
