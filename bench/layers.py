@@ -2,8 +2,8 @@
 
 ResNet-50, VGG-16, MobileNet-V2 and DCGAN, with bias, beside torch (the faster of its two layouts), onnxruntime, OpenVINO and
 ncnn, as far as the interpreter has them. Microseconds; a figure is the median over rounds of a round's fastest call, each library
-in a process of its own, in turns. Weights are prepared beforehand where a library can. Ratio: the best peer's time over
-fastdl's; fastdl's answer is compared with torch's in float64 before it is timed.
+in a process of its own, in turns. Weights are prepared beforehand where a library can: a layer of fastdl.nn, a call of torch, a session
+of the others. Ratio: the best peer's time over fastdl's; fastdl's answer is compared with torch's in float64 before it is timed.
 """
 
 from __future__ import annotations
@@ -38,13 +38,15 @@ def options(layer: Layer):
 # ------------------------------------------------------------------------------------------------ the libraries
 def with_fastdl(layer, threads):
     import fastdl
-    import fastdl.functional as F
+    from fastdl import nn
 
     fastdl.set_num_threads(threads)
     x, w, bias = arrays(layer)
-    conv = F.conv_transpose2d if layer.transposed else F.conv2d
-    packed, last = fastdl.pack(w), np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
-    calls = [lambda: conv(x, packed, bias, **options(layer)), lambda: conv(last, packed, bias, **options(layer))]
+    kind = nn.ConvTranspose2d if layer.transposed else nn.Conv2d
+    conv = kind(layer.channels, layer.outputs, layer.kernel, **options(layer))
+    conv.load_state_dict({"weight": w, "bias": bias})
+    last = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    calls = [lambda: conv(x), lambda: conv(last)]
     try:
         import torch
     except ImportError:
