@@ -3,6 +3,7 @@
 import pickle
 import sys
 
+import distributed
 import joblib
 import numpy as np
 import pytest
@@ -91,11 +92,25 @@ def test_folds_in_parallel_are_the_folds_one_by_one(backend):
 
 
 def test_folds_on_a_dask_cluster():
-    distributed = pytest.importorskip("distributed")  # not among the pinned packages
     model, cv = quick(epochs=4, dropout=0.1), StratifiedKFold(3, shuffle=True, random_state=0)
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, distributed.Client(cluster):
         with joblib.parallel_config("dask"):
             got = cross_val_score(model, X, Y, cv=cv, n_jobs=-1)
+    np.testing.assert_array_equal(got, cross_val_score(model, X, Y, cv=cv))
+
+
+def test_folds_on_ray():
+    ray = pytest.importorskip("ray")  # not among the pinned packages
+    from ray.util.joblib import register_ray
+
+    model, cv = quick(epochs=4, dropout=0.1), StratifiedKFold(3, shuffle=True, random_state=0)
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        register_ray()
+        with joblib.parallel_config("ray"):
+            got = cross_val_score(model, X, Y, cv=cv, n_jobs=2)
+    finally:
+        ray.shutdown()
     np.testing.assert_array_equal(got, cross_val_score(model, X, Y, cv=cv))
 
 
