@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import fastdl
 import fastdl.functional as F
-from fastdl.ops.conv import numba_backend, numba_pointwise
+from fastdl.ops.conv import numba_backend, numba_lines_plan, numba_pointwise
 from fastdl.ops.conv.geometry import ALGORITHMS, is_channels_last
 
 BACKENDS = ["reference", "numba"]
@@ -245,9 +245,38 @@ def test_every_algorithm_on_the_same_cases(algorithm, layout, monkeypatch):
             if height + 2 * options.get("padding", 0) < (kernel - 1) * options.get("dilation", 1) + 1:
                 continue
             x, w = (height % 3, channels, height, (height * 13) % 37 + 4), (outputs, channels // groups, kernel, kernel)
-            compare(x, w, {**options, "groups": groups, "algorithm": algorithm}, kind="winograd" if algorithm == "winograd" else "sum",
-                    backend="numba", layout=layout, dtype="f4", seed=height)
-    assert served == ({algorithm} if algorithm != "direct" else set())
+            kind = "winograd" if algorithm in ("winograd", "lines") else "sum"
+            compare(x, w, {**options, "groups": groups, "algorithm": algorithm}, kind=kind, backend="numba", layout=layout, dtype="f4",
+                    seed=height)
+    assert served == (set() if algorithm == "direct" or (algorithm, layout) == ("lines", "channels_last") else {algorithm})
+
+
+@pytest.mark.parametrize("size", [3, 5])
+@pytest.mark.parametrize("activation", [None, "relu", "tanh"])
+def test_few_channels_along_lines(size, activation):
+    """Widths with and without a rest, bands of lines, one vector of tiles and several: as accurate as a direct sum, the same bits on any
+    number of threads, and the choice for first layers."""
+    threads = fastdl.get_num_threads()
+    try:
+        for N, C, H, W, K, padding in [(3, 1, 28, 28, 32, size // 2), (1, 3, 61, 64, 25, (0, 2)), (2, 2, 7, 30, 9, 1),
+                                       (1, 4, 40, 33, 24, (3, 4)), (1, 1, 5, 5, 3, 0), (1, 3, 200, 132, 24, 1)]:
+            x, w, bias = (a.astype("f4") for a in operands((N, C, H, W), (K, C, size, size)))
+            want = torch_conv(activation, padding=padding)(*(torch.from_numpy(a).double() for a in (x, w, bias))).numpy()
+            answers = []
+            for count in (1, 2, 5):
+                fastdl.set_num_threads(count)
+                answers.append(F.conv2d(x, w, bias, padding=padding, activation=activation, algorithm="lines"))
+            error = np.linalg.norm(answers[0] - want) / np.linalg.norm(want)
+            assert error < 2e-6, (N, C, H, W, K, error)
+            for got in answers[1:]:
+                np.testing.assert_array_equal(got, answers[0])
+    finally:
+        fastdl.set_num_threads(threads)
+    x, w = np.empty((2, 1, 28, 28), "f4"), np.empty((32, 1, size, size), "f4")
+    for name, chosen in (("auto", True), ("direct", False)):
+        (x5, w5, _), params, _ = F.conv2d.prepare(x, w, padding=size // 2, algorithm=name)
+        run = numba_backend._convolution(x5, w5, params, (2, 32, *params.out), False, (0, 1))
+        assert (run.__module__ == numba_lines_plan.__name__) is chosen
 
 
 TURNED = [(1, 1, 1, 2), (3, 5, 17, 5), (1, 37, 16, 7), (1, 70, 64, 15), (2, 400, 33, 49), (1, 9, 50, 97), (1, 800, 40, 196),
@@ -483,6 +512,7 @@ def test_a_refusal_is_not_remembered_as_an_answer():
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("f,x,w,options", [
     (F.conv2d, (2, 3, 40, 45), (20, 3, 5, 5), {"padding": 2}),  # few channels
+    (F.conv2d, (2, 3, 40, 44), (24, 3, 5, 5), {"padding": 2}),  # along lines
     (F.conv2d, (2, 24, 30, 31), (24, 1, 3, 3), {"groups": 24, "padding": 1, "stride": 2}),
     (F.conv2d, (3, 32, 15, 14), (40, 32, 5, 5), {"padding": 2}),  # rows of pixels
     (F.conv2d, (2, 48, 17, 19), (70, 48, 1, 1), {}),

@@ -34,8 +34,9 @@ def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, 
     groups: output channel k sees the input channels of its group only; it divides C and K. ``groups=C`` is depthwise.
     activation: None, "relu", "leaky_relu", "elu", "gelu", "sigmoid", "tanh", "softplus", or ("leaky_relu", slope),
         ("elu", alpha); applied in the kernel's last step.
-    algorithm: "auto", "direct" (anything but Winograd), or the one to use: "winograd", "gemm", "pixels", "columns", "groups",
-        "depthwise", "planes". Winograd is faster and rounds more. What the one asked for cannot serve, the own choice of
+    algorithm: "auto", "direct" (anything but Winograd's), or the one to use: "winograd", "gemm", "pixels", "columns", "lines",
+        "groups", "depthwise", "planes". Winograd ("lines" is along one dimension) is faster and rounds more, and a NaN or an infinity
+        of the input reaches a few outputs beside those that meet it. What the one asked for cannot serve, the own choice of
         "direct" does.
     Returns (N, K, H', W') or (K, H', W'), with H' = (H + top + bottom - dilation * (kh - 1) - 1) // stride + 1.
 

@@ -14,7 +14,7 @@ from ..activation import Activation
 from ..layout import is_channels_last as is_channels_last  # kernels read their geometry here; the rule is every room's
 
 # those after "direct" name kernels of the CPU (docs/architecture.md): where one cannot serve, another one does
-ALGORITHMS = ("auto", "direct", "winograd", "gemm", "pixels", "columns", "groups", "depthwise", "planes")
+ALGORITHMS = ("auto", "direct", "winograd", "gemm", "pixels", "columns", "lines", "groups", "depthwise", "planes")
 
 
 class ConvParams(NamedTuple):

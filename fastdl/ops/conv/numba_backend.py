@@ -14,6 +14,9 @@ from ..pool import numba_backend as pool_backend
 from . import choice, pooled
 from .numba_columns import planned as columns
 from .numba_columns import serves as serves_columns
+from .numba_lines_plan import pays as lines_pay
+from .numba_lines_plan import planned as lines
+from .numba_lines_plan import serves as serves_lines
 from .numba_pixels_plan import forward_plan, transposed_plan
 from .numba_pixels_plan import planned as pixels
 from .numba_pixels_plan import weight_gradient as pixels_weight_gradient
@@ -116,6 +119,7 @@ def _convolution(x, w, params, shape, last, team):
     return _pick(params.algorithm, (
         ("winograd", params.algorithm == "auto", lambda: _planned_winograd(x, w, params, shape, False, act, last, team)),
         ("gemm", _is_product(x, w, params) or _is_pointwise(x, w, params), gemm),
+        ("lines", params.algorithm == "auto" and lines_pay(x, w, params), lambda: lines(x, w, before, shape, act, team) if serves_lines(x, w, params) else None),
         ("groups", serves_few(x, w, params), groups),
         ("depthwise", True, depthwise),
         ("groups", are_small_groups(x.shape[1], w.shape[0], params.groups), groups),
