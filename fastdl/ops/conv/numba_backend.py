@@ -14,14 +14,15 @@ from ..pool import numba_backend as pool_backend
 from . import choice, pooled
 from .numba_columns import planned as columns
 from .numba_columns import serves as serves_columns
+from .numba_depthwise_plan import image_kernel, serves_channels
+from .numba_depthwise_plan import planned_channels as channels
+from .numba_depthwise_plan import planned_image as image
 from .numba_pixels_plan import forward_plan, transposed_plan
 from .numba_pixels_plan import planned as pixels
 from .numba_pixels_plan import weight_gradient as pixels_weight_gradient
-from .numba_planes_plan import Plan, image_kernel, serves_channels, serves_few, weights_from
+from .numba_planes_plan import Plan, serves_few, weights_from
 from .numba_planes_plan import planned as planes
-from .numba_planes_plan import planned_channels as channels
 from .numba_planes_plan import planned_groups as small_groups
-from .numba_planes_plan import planned_image as image
 from .numba_planes_plan import small_groups as are_small_groups
 from .numba_pointwise import planned as pointwise
 from .numba_pointwise import planned_product as product
@@ -84,7 +85,7 @@ def _convolution(x, w, params, shape, last, team):
         if serves_channels(x, w, params):
             return channels(x, w, before, params.stride[1:], params.dilation[1:], shape, act, team)
         kernel = image_kernel(x, w, params)
-        return None if kernel is None else image(kernel, x, w, before, shape, act, team)
+        return None if kernel is None else image(kernel, x, w, before, params.stride[2], shape, act, team)
 
     return _pick(params.algorithm, (
         ("winograd", params.algorithm == "auto", lambda: _planned_winograd(x, w, params, shape, False, act, last, team)),
@@ -166,7 +167,7 @@ def _convolution_gradient(dz, w, params, shape, last, team):
         if dz.size and serves_channels(dz, w, params) and last and params.stride == (1, 1, 1):
             return channels(dz, w, after, (1, 1), params.dilation[1:], shape, None, team, flipped=True)
         if w.shape[0] == shape[1] and params.stride == (1, 1, 1) and not last and (kernel := image_kernel(dz, w, params)) is not None:
-            return image(kernel, dz, w, after, shape, None, team, flipped=True)
+            return image(kernel, dz, w, after, 1, shape, None, team, flipped=True)
         return None
 
     *others, any_call = _transposed_ways(dz, w, params, shape, None, last, team)

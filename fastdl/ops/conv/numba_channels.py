@@ -5,10 +5,14 @@ x is read in place; kernel cells outside the image are left out, not multiplied 
 
 from __future__ import annotations
 
+import numpy as np
+
 from ...cpu._pool import parallel_for
 from ...cpu.jit import inline, kernel
 from ...cpu.simd import fma, lanes, load, load_n, offset, pointer, splat, store, store_n
-from ..numba_activation import apply_activation
+from ...cpu.sliding import ROWS, slide_pixels
+from ..numba_activation import RELU, apply_activation
+from .numba_depthwise import SIZES, STRIDES
 from .numba_planes import _strides
 
 PIXELS = 4  # of a row, done together: each weight is loaded once for them
@@ -101,3 +105,48 @@ def convolve_channels(pool, x, w, kh, kw, stride_h, stride_w, ph, pw, dh, dw, bi
         (OH, OW, H, W, C, kh, kw, stride_h, stride_w, ph, pw, dh, dw, pointer(x), xn, xh, xw, pointer(w), pointer(bias),
          bias.shape[0] > 0, act, slope, pointer(y), yn, yh, yw),
     )
+
+
+# ------------------------------------------------------------------------------------------------ square windows
+def make(size, stride):
+    """The entry point for windows of size x size at this stride, for a vector of channels or more."""
+    slide = slide_pixels(size, stride)
+
+    @inline
+    def chunk_of(slot, chunk, bands, blocks, strip, x, C, xn, xh, xw, H, W, top, left, w, bias, act, slope, y, yn, yh, yw, OH, OW):
+        V = lanes(x)
+        block, rest = chunk % blocks, chunk // blocks
+        image, h = rest // bands, rest % bands * ROWS
+        vectors = (C + V - 1) // V
+        floor = 0.0 if act == RELU else -np.inf
+        m = min(ROWS, OH - h)
+        for first in range(0, OW, strip):
+            count = min(strip, OW - first)
+            for i in range(block * vectors // blocks, (block + 1) * vectors // blocks):
+                c = min(i * V, C - V)  # some channels once more
+                target = offset(y, image * yn + h * yh + first * yw + c)
+                slide(offset(x, image * xn + c), xh, xw, H, W, h * stride - top, first * stride - left, count, offset(w, c), C,
+                      offset(bias, c), floor, target, yh, yw, m)
+
+    def convolve_windows(pool, blocks, strip, x, top, left, w, bias, act, slope, y):
+        """y[n, c] = act(bias[c] + window c over x[n, c]); x and y contiguous along channels, w flat [size * size][C].
+
+        top, left: padding. blocks: parts of the channels that threads take. strip: columns of y that are done for all channels."""
+        N, C, _, H, W = x.shape
+        OH, OW = y.shape[3], y.shape[4]
+        xn, _, _, xh, xw = _strides(x)
+        yn, _, _, yh, yw = _strides(y)
+        bands = (OH + ROWS - 1) // ROWS
+        parallel_for(
+            pool,
+            chunk_of,
+            N * bands * blocks,
+            (bands, blocks, strip, pointer(x), C, xn, xh, xw, H, W, top, left, pointer(w), pointer(bias), act, slope, pointer(y), yn, yh, yw,
+             OH, OW),
+        )
+
+    convolve_windows.__qualname__ = f"convolve_windows_{size}_{stride}"
+    return kernel("i i i R5 i i R1 R1 i T W5")(convolve_windows)
+
+
+KERNELS = {(size, stride): make(size, stride) for size in SIZES for stride in STRIDES}
