@@ -1,6 +1,7 @@
 """Depthwise convolution of channels-last images, one output for each channel: vectors run along the channels.
 
-x is read in place; kernel cells outside the image are left out, not multiplied by zero. Weights are [cell][channel].
+x is read in place; kernel cells outside the image are left out, not multiplied by zero. Weights are [cell][channel]. Usual windows
+slide along a few rows of pixels at once (cpu/sliding.py), a pixel is loaded once for all of them; others meet each pixel's cells anew.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from .numba_depthwise import SIZES, STRIDES
 from .numba_planes import _strides
 
 PIXELS = 4  # of a row, done together: each weight is loaded once for them
+STRIP = 16  # pixels of a row that windows slide along before the next channels: the cache lines that these share are still near
 
 
 @inline
@@ -113,25 +115,29 @@ def make(size, stride):
     slide = slide_pixels(size, stride)
 
     @inline
-    def chunk_of(slot, chunk, bands, blocks, strip, x, C, xn, xh, xw, H, W, top, left, w, bias, act, slope, y, yn, yh, yw, OH, OW):
+    def chunk_of(slot, chunk, bands, blocks, x, C, xn, xh, xw, H, W, top, left, w, bias, act, slope, y, yn, yh, yw, OH, OW):
         V = lanes(x)
         block, rest = chunk % blocks, chunk // blocks
         image, h = rest // bands, rest % bands * ROWS
         vectors = (C + V - 1) // V
         floor = 0.0 if act == RELU else -np.inf
-        m = min(ROWS, OH - h)
-        for first in range(0, OW, strip):
-            count = min(strip, OW - first)
+        m, leak = min(ROWS, OH - h), splat(x, slope)
+        for first in range(0, OW, STRIP):
+            count = min(STRIP, OW - first)
             for i in range(block * vectors // blocks, (block + 1) * vectors // blocks):
                 c = min(i * V, C - V)  # some channels once more
                 target = offset(y, image * yn + h * yh + first * yw + c)
                 slide(offset(x, image * xn + c), xh, xw, H, W, h * stride - top, first * stride - left, count, offset(w, c), C,
                       offset(bias, c), floor, target, yh, yw, m)
+                if act > RELU:
+                    for a in range(m):
+                        for p in range(a * yh, a * yh + count * yw, yw):
+                            store(target, p, apply_activation(load(target, p), act, leak))
 
-    def convolve_windows(pool, blocks, strip, x, top, left, w, bias, act, slope, y):
+    def convolve_windows(pool, blocks, x, top, left, w, bias, act, slope, y):
         """y[n, c] = act(bias[c] + window c over x[n, c]); x and y contiguous along channels, w flat [size * size][C].
 
-        top, left: padding. blocks: parts of the channels that threads take. strip: columns of y that are done for all channels."""
+        top, left: padding. blocks: parts of the channels that threads take."""
         N, C, _, H, W = x.shape
         OH, OW = y.shape[3], y.shape[4]
         xn, _, _, xh, xw = _strides(x)
@@ -141,12 +147,12 @@ def make(size, stride):
             pool,
             chunk_of,
             N * bands * blocks,
-            (bands, blocks, strip, pointer(x), C, xn, xh, xw, H, W, top, left, pointer(w), pointer(bias), act, slope, pointer(y), yn, yh, yw,
+            (bands, blocks, pointer(x), C, xn, xh, xw, H, W, top, left, pointer(w), pointer(bias), act, slope, pointer(y), yn, yh, yw,
              OH, OW),
         )
 
     convolve_windows.__qualname__ = f"convolve_windows_{size}_{stride}"
-    return kernel("i i i R5 i i R1 R1 i T W5")(convolve_windows)
+    return kernel("i i R5 i i R1 R1 i T W5")(convolve_windows)
 
 
 KERNELS = {(size, stride): make(size, stride) for size in SIZES for stride in STRIDES}

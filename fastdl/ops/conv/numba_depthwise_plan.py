@@ -11,14 +11,12 @@ from ...cpu.sliding import MOST_VECTORS, ROWS
 from ...cpu.workspace import NOTHING
 from ...packing import prepared
 from ..layout import empty_in_layout, is_channels_last
-from ..numba_activation import RELU, kernel_arguments
+from ..numba_activation import kernel_arguments
 from .numba_channels import KERNELS as WINDOW_KERNELS
 from .numba_channels import convolve_channels
 from .numba_depthwise import KERNELS as IMAGE_KERNELS
 from .numba_planes_plan import pool_for, zeros
 
-import os
-STRIP = int(os.environ.get('STRIP','1000'))
 SHARES = 4  # chunks of planes that a thread takes
 BAND = 8  # rows of a plane that are worth a chunk of their own
 
@@ -72,17 +70,17 @@ def planned_channels(x, w, before, stride, dilation, shape, act, team, flipped=F
     pool, slots = pool_for(math.prod(shape) * math.prod(kernel), team)
     code, slope = kernel_arguments(act)
     windows = None
-    if dilation == (1, 1) and kernel[0] == kernel[1] and stride[0] == stride[1] and shape[1] >= LANES[char] and code <= RELU:
+    if dilation == (1, 1) and kernel[0] == kernel[1] and stride[0] == stride[1] and shape[1] >= LANES[char]:
         windows = WINDOW_KERNELS.get((kernel[0], stride[0]))
     if windows is not None:
         chunks = SHARES * slots if slots > 1 else 1
         blocks = max(1, min(-(-chunks // (shape[0] * -(-shape[3] // ROWS))), shape[1] // LANES[char]))
-        windows, strip = windows[char], STRIP
+        windows = windows[char]
 
         def run(x, w, bias):
             y = empty_in_layout(shape, dtype, True)
             cells = prepared(w, ("cells", flipped), lambda: _cells(w[..., ::-1, ::-1] if flipped else w))
-            windows(pool, blocks, strip, x, *before, cells, zeros(shape[1], char) if bias is None else np.ascontiguousarray(bias), code,
+            windows(pool, blocks, x, *before, cells, zeros(shape[1], char) if bias is None else np.ascontiguousarray(bias), code,
                     slope, y)
             return y
 
