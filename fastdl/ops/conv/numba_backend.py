@@ -17,6 +17,8 @@ from .numba_columns import serves as serves_columns
 from .numba_depthwise_plan import image_kernel, serves_channels
 from .numba_depthwise_plan import planned_channels as channels
 from .numba_depthwise_plan import planned_image as image
+from .numba_depthwise_plan import planned_spread as spread
+from .numba_depthwise_plan import weight_gradient as depthwise_weight_gradient
 from .numba_pixels_plan import forward_plan, transposed_plan
 from .numba_pixels_plan import planned as pixels
 from .numba_pixels_plan import weight_gradient as pixels_weight_gradient
@@ -168,7 +170,7 @@ def _convolution_gradient(dz, w, params, shape, last, team):
             return channels(dz, w, after, (1, 1), params.dilation[1:], shape, None, team, flipped=True)
         if w.shape[0] == shape[1] and params.stride == (1, 1, 1) and not last and (kernel := image_kernel(dz, w, params)) is not None:
             return image(kernel, dz, w, after, 1, shape, None, team, flipped=True)
-        return None
+        return spread(dz, w, params, shape, team) if last and serves_channels(dz, w, params) else None
 
     *others, any_call = _transposed_ways(dz, w, params, shape, None, last, team)
     return _pick(params.algorithm, (*others, ("depthwise", True, depthwise), any_call))
@@ -225,6 +227,8 @@ def _transposed_gradient(dz, w, params, shape, last, team):
 def _weight_gradient(x, dz, w, params):
     if _is_flat(x, w, params) and dz.size and params.algorithm != "planes":
         return pixels_weight_gradient(forward_plan(x.shape[1], w.shape, params, dz.shape[3:]), x, dz, w)
+    if params.algorithm not in ("groups", "planes") and (dw := depthwise_weight_gradient(x, dz, w, params)) is not None:
+        return dw
     return weights_from(x, dz, w, params)
 
 

@@ -6,19 +6,23 @@ import math
 
 import numpy as np
 
+from ...cpu import parallel
 from ...cpu.blocking import LANES
+from ...cpu.features import caches
 from ...cpu.sliding import MOST_VECTORS, ROWS
 from ...cpu.workspace import NOTHING
 from ...packing import prepared
 from ..layout import empty_in_layout, is_channels_last
 from ..numba_activation import kernel_arguments
+from .numba_channels import DATA_GRADIENTS, SPREAD, WEIGHT_GRADIENTS, convolve_channels
 from .numba_channels import KERNELS as WINDOW_KERNELS
-from .numba_channels import convolve_channels
 from .numba_depthwise import KERNELS as IMAGE_KERNELS
 from .numba_planes_plan import pool_for, zeros
 
 SHARES = 4  # chunks of planes that a thread takes
 BAND = 8  # rows of a plane that are worth a chunk of their own
+PARTS = 8  # of a batch, whose sums of a weight gradient are made apart: so many whatever the threads
+TERMS = 1024  # of such a sum that are added one by one
 
 
 def image_kernel(x, w, params):
@@ -63,37 +67,78 @@ def serves_channels(x, w, params) -> bool:
     return x.size > 0 and params.ndim < 3 and params.groups == x.shape[1] == w.shape[0] and w.shape[1] == 1 and is_channels_last(x)
 
 
+def _window_kernel(kernels, x, w, stride, dilation):
+    """The one of ``kernels`` for channels-last x and windows of w, or None."""
+    size = w.shape[4]
+    if w.shape[3] != size or dilation != (1, 1) or stride[0] != stride[1] or x.shape[1] < LANES[x.dtype.char]:
+        return None
+    found = kernels.get((size, stride[0]))
+    return None if found is None else found[x.dtype.char]
+
+
+def _blocks(channels, char, jobs, slots):
+    """Parts of the channels, so that threads have enough of them with so many other jobs."""
+    return max(1, min(-(-SHARES * slots // jobs), channels // LANES[char])) if slots > 1 else 1
+
+
 def planned_channels(x, w, before, stride, dilation, shape, act, team, flipped=False):
     """``run(x, w, bias)``: a depthwise convolution of channels-last x; before, stride, dilation: of rows and columns.
     flipped: the windows are turned by half a turn, as in a data gradient."""
     dtype, char, kernel = x.dtype, x.dtype.char, w.shape[3:]
     pool, slots = pool_for(math.prod(shape) * math.prod(kernel), team)
     code, slope = kernel_arguments(act)
-    windows = None
-    if dilation == (1, 1) and kernel[0] == kernel[1] and stride[0] == stride[1] and shape[1] >= LANES[char]:
-        windows = WINDOW_KERNELS.get((kernel[0], stride[0]))
-    if windows is not None:
-        chunks = SHARES * slots if slots > 1 else 1
-        blocks = max(1, min(-(-chunks // (shape[0] * -(-shape[3] // ROWS))), shape[1] // LANES[char]))
-        windows = windows[char]
-
-        def run(x, w, bias):
-            y = empty_in_layout(shape, dtype, True)
-            cells = prepared(w, ("cells", flipped), lambda: _cells(w[..., ::-1, ::-1] if flipped else w))
-            windows(pool, blocks, x, *before, cells, zeros(shape[1], char) if bias is None else np.ascontiguousarray(bias), code,
-                    slope, y)
-            return y
-
-        return run
+    windows = _window_kernel(WINDOW_KERNELS, x, w, stride, dilation)
+    blocks = _blocks(shape[1], char, shape[0] * -(-shape[3] // ROWS), slots)
 
     def run(x, w, bias):
         y = empty_in_layout(shape, dtype, True)
         cells = prepared(w, ("cells", flipped), lambda: _cells(w[..., ::-1, ::-1] if flipped else w))
-        convolve_channels[char](pool, x, cells, *kernel, *stride, *before, *dilation, NOTHING[char] if bias is None else
-                                np.ascontiguousarray(bias), code, slope, y)
+        if windows is not None:
+            bias = zeros(shape[1], char) if bias is None else np.ascontiguousarray(bias)
+            windows(pool, blocks, x, *before, cells, bias, code, slope, y)
+        else:
+            bias = NOTHING[char] if bias is None else np.ascontiguousarray(bias)
+            convolve_channels[char](pool, x, cells, *kernel, *stride, *before, *dilation, bias, code, slope, y)
         return y
 
     return run
+
+
+def planned_spread(z, w, params, shape, team):
+    """``run(z, w, bias)``: the data gradient of ``shape``, all channels-last, of a strided depthwise convolution, or None."""
+    kernel = _window_kernel(DATA_GRADIENTS, z, w, params.stride[1:], params.dilation[1:])
+    if kernel is None:
+        return None
+    dtype, before = z.dtype, (params.padding[1][0], params.padding[2][0])
+    pool, slots = pool_for(z.size * math.prod(w.shape[1:]), team)
+    blocks = _blocks(shape[1], dtype.char, shape[0] * -(-shape[3] // (SPREAD * params.stride[1])), slots)
+
+    def run(z, w, bias):
+        y = empty_in_layout(shape, dtype, True)
+        kernel(pool, blocks, z, *before, prepared(w, ("cells", False), lambda: _cells(w)), y)
+        return y
+
+    return run
+
+
+def weight_gradient(x, dz, w, params):
+    """dw of a depthwise convolution, or None where no kernel of these files is."""
+    if serves_channels(x, w, params) and dz.size and is_channels_last(dz):
+        kernel = _window_kernel(WEIGHT_GRADIENTS, x, w, params.stride[1:], params.dilation[1:])
+        if kernel is not None:
+            return _channels_gradient(kernel, x, dz, w, params)
+    return None
+
+
+def _channels_gradient(kernel, x, dz, w, params):
+    char, (images, channels), cells = x.dtype.char, x.shape[:2], math.prod(w.shape[1:])
+    pool, slots = pool_for(dz.size * cells, parallel.team())
+    parts, vectors = min(images, PARTS), -(-channels // LANES[char])
+    band = max(1, min(TERMS // dz.shape[4], caches()[1] // (2 * x.itemsize * channels * x.shape[4] * params.stride[1])))
+    sums = np.zeros((parts, cells, vectors * LANES[char]), x.dtype)
+    kernel(pool, parts, _blocks(channels, char, parts, slots), band, x, params.padding[1][0], params.padding[2][0], dz, sums)
+    total, last = sums.sum(0), channels - LANES[char]
+    return np.ascontiguousarray(np.concatenate([total[:, :last], total[:, -LANES[char]:]], 1).T).reshape(w.shape)
 
 
 def _cells(w):
