@@ -17,6 +17,7 @@ from .numba_columns import serves as serves_columns
 from .numba_depthwise_plan import image_kernel, serves_channels
 from .numba_depthwise_plan import planned_channels as channels
 from .numba_depthwise_plan import planned_image as image
+from .numba_depthwise_plan import planned_image_spread as image_spread
 from .numba_depthwise_plan import planned_spread as spread
 from .numba_depthwise_plan import weight_gradient as depthwise_weight_gradient
 from .numba_pixels_plan import forward_plan, transposed_plan
@@ -170,7 +171,9 @@ def _convolution_gradient(dz, w, params, shape, last, team):
             return channels(dz, w, after, (1, 1), params.dilation[1:], shape, None, team, flipped=True)
         if w.shape[0] == shape[1] and params.stride == (1, 1, 1) and not last and (kernel := image_kernel(dz, w, params)) is not None:
             return image(kernel, dz, w, after, 1, shape, None, team, flipped=True)
-        return spread(dz, w, params, shape, team) if last and serves_channels(dz, w, params) else None
+        if last:
+            return spread(dz, w, params, shape, team) if serves_channels(dz, w, params) else None
+        return image_spread(dz, w, params, shape, team)
 
     *others, any_call = _transposed_ways(dz, w, params, shape, None, last, team)
     return _pick(params.algorithm, (*others, ("depthwise", True, depthwise), any_call))

@@ -10,13 +10,15 @@ from ...cpu import parallel
 from ...cpu.blocking import LANES
 from ...cpu.features import caches
 from ...cpu.sliding import MOST_VECTORS, ROWS
-from ...cpu.workspace import NOTHING
+from ...cpu.workspace import NOTHING, workspace
 from ...packing import prepared
 from ..layout import empty_in_layout, is_channels_last
 from ..numba_activation import kernel_arguments
 from .numba_channels import DATA_GRADIENTS, SPREAD, WEIGHT_GRADIENTS, convolve_channels
 from .numba_channels import KERNELS as WINDOW_KERNELS
+from .numba_depthwise import DATA_GRADIENTS as IMAGE_DATA_GRADIENTS
 from .numba_depthwise import KERNELS as IMAGE_KERNELS
+from .numba_depthwise import WEIGHT_GRADIENTS as IMAGE_WEIGHT_GRADIENTS
 from .numba_planes_plan import pool_for, zeros
 
 SHARES = 4  # chunks of planes that a thread takes
@@ -25,8 +27,8 @@ PARTS = 8  # of a batch, whose sums of a weight gradient are made apart: so many
 TERMS = 1024  # of such a sum that are added one by one
 
 
-def image_kernel(x, w, params):
-    """The kernel of numba_depthwise.py for planar x, or None: one channel in a group, a window and stride that it has."""
+def image_kernel(x, w, params, kernels=IMAGE_KERNELS):
+    """The one of numba_depthwise.py's ``kernels`` for planar x, or None: one channel in a group, a window and stride that it has."""
     size, stride = w.shape[4], params.stride[2]
     if (
         params.groups != x.shape[1]
@@ -37,7 +39,13 @@ def image_kernel(x, w, params):
         or not x.size
     ):
         return None
-    return IMAGE_KERNELS.get((size, stride))
+    return kernels.get((size, stride))
+
+
+def _shares(planes, rows, slots):
+    """(planes in a chunk, parts of a plane of so many rows): a few chunks a thread."""
+    chunks = SHARES * slots if slots > 1 else 1
+    return max(1, planes // chunks), max(1, min(-(-chunks // planes), rows // BAND))
 
 
 def planned_image(kernel, x, w, before, stride, shape, act, team, flipped=False):
@@ -45,8 +53,7 @@ def planned_image(kernel, x, w, before, stride, shape, act, team, flipped=False)
     flipped: the windows are turned by half a turn, as in a data gradient."""
     dtype, char = x.dtype, x.dtype.char
     pool, slots = pool_for(math.prod(shape) * math.prod(w.shape[1:]), team)
-    planes, chunks = shape[0] * shape[1], SHARES * slots if slots > 1 else 1
-    share, bands = max(1, planes // chunks), max(1, min(-(-chunks // planes), shape[3] // BAND))
+    share, bands = _shares(shape[0] * shape[1], shape[3], slots)
     after = max(0, (shape[4] - 1) * stride + w.shape[4] - before[1] - x.shape[4])
     most = MOST_VECTORS if before[1] + after <= stride * (LANES[char] - 2) else 2  # where all but the first and the last are inside
     code, slope = kernel_arguments(act)
@@ -60,6 +67,32 @@ def planned_image(kernel, x, w, before, stride, shape, act, team, flipped=False)
         return y
 
     return run
+
+
+def planned_image_spread(z, w, params, shape, team):
+    """``run(z, w, bias)``: the data gradient of ``shape``, all planar, of a depthwise convolution at stride 2; or None."""
+    kernel = image_kernel(z, w, params, IMAGE_DATA_GRADIENTS) if w.shape[0] == shape[1] else None
+    if kernel is None:
+        return None
+    dtype, kernel = z.dtype, kernel[z.dtype.char]
+    pool, slots = pool_for(z.size * math.prod(w.shape[1:]), team)
+    share, bands = _shares(shape[0] * shape[1], shape[3], slots)
+
+    def run(z, w, bias):
+        y = np.empty(shape, dtype)
+        kernel(pool, share, bands, z, params.padding[1][0], params.padding[2][0], np.ascontiguousarray(w).reshape(-1), y)
+        return y
+
+    return run
+
+
+def _image_gradient(kernel, x, dz, w, params):
+    char, cells = x.dtype.char, math.prod(w.shape[1:])
+    pool, slots = pool_for(dz.size * cells, parallel.team())
+    dw = np.empty(w.size, w.dtype)
+    kernel[char](pool, _shares(w.shape[0], 1, slots)[0], x, params.padding[1][0], params.padding[2][0], dz, dw,
+                 workspace(slots * cells * LANES[char], x.dtype))
+    return dw.reshape(w.shape)
 
 
 def serves_channels(x, w, params) -> bool:
@@ -127,7 +160,8 @@ def weight_gradient(x, dz, w, params):
         kernel = _window_kernel(WEIGHT_GRADIENTS, x, w, params.stride[1:], params.dilation[1:])
         if kernel is not None:
             return _channels_gradient(kernel, x, dz, w, params)
-    return None
+    kernel = image_kernel(x, w, params, IMAGE_WEIGHT_GRADIENTS)
+    return _image_gradient(kernel, x, dz, w, params) if kernel is not None and dz.size and dz.strides[4] == dz.itemsize else None
 
 
 def _channels_gradient(kernel, x, dz, w, params):
