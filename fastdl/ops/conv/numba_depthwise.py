@@ -17,7 +17,7 @@ from ..numba_activation import RELU, apply_activation
 from .numba_planes import _strides
 
 SIZES, STRIDES = (3, 5), (1, 2)
-GATHERED, SPREAD = (2, 2) if registers() >= 32 else (1, 1)  # vectors in a strip of a gradient
+SPREAD = 2 if registers() >= 32 else 1  # pairs of vectors in a strip of a data gradient
 
 
 def make(size, stride):
@@ -115,9 +115,9 @@ def make(size, stride):
 
 def make_weight_gradient(size, stride):
     """The entry point of dw for windows of size x size at this stride."""
-    cells = size * size
+    cells, most = size * size, 2 if size <= 3 and registers() >= 32 else 1  # vectors in a strip
     one, pair = gather_rows(size, stride, 1), gather_rows(size, stride, 1, True)
-    two = gather_rows(size, stride, GATHERED)
+    two = gather_rows(size, stride, most)
 
     @inline
     def chunk_of(slot, chunk, share, N, C, K, x, sn, sc, xh, H, W, top, left, z, zn, zk, zh, TH, TW, dw, scratch):
@@ -137,12 +137,13 @@ def make_weight_gradient(size, stride):
                     pair(source, xh, H, W, -top, -left, grad, zh, TH, TW, sums, others)
                     continue
                 j = 0
-                while TW - j > V:
-                    n = min(GATHERED * V, TW - j) - (GATHERED - 1) * V
+                while TW - j > V and most > 1:
+                    n = min(most * V, TW - j) - (most - 1) * V
                     two(source, xh, H, W, -top, j * stride - left, offset(grad, j), zh, TH, n, sums, others)
-                    j += GATHERED * V
-                if j < TW:
-                    one(source, xh, H, W, -top, j * stride - left, offset(grad, j), zh, TH, TW - j, sums, others)
+                    j += most * V
+                while j < TW:
+                    one(source, xh, H, W, -top, j * stride - left, offset(grad, j), zh, TH, min(V, TW - j), sums, others)
+                    j += V
             for i in range(cells):
                 if step == 2:
                     half = V // 2

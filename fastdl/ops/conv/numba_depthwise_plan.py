@@ -35,11 +35,16 @@ def image_kernel(x, w, params, kernels=IMAGE_KERNELS):
         or w.shape[1:4] != (1, 1, size)
         or params.stride != (1, stride, stride)
         or params.dilation != (1, 1, 1)
-        or x.strides[4] != x.itemsize
         or not x.size
+        or not _has_rows(x)
     ):
         return None
     return kernels.get((size, stride))
+
+
+def _has_rows(x):
+    """Whether x is planar with contiguous rows; one column's stride says nothing."""
+    return not is_channels_last(x) and (x.shape[4] == 1 or x.strides[4] == x.itemsize)
 
 
 def _shares(planes, rows, slots):
@@ -161,7 +166,7 @@ def weight_gradient(x, dz, w, params):
         if kernel is not None:
             return _channels_gradient(kernel, x, dz, w, params)
     kernel = image_kernel(x, w, params, IMAGE_WEIGHT_GRADIENTS)
-    return _image_gradient(kernel, x, dz, w, params) if kernel is not None and dz.size and dz.strides[4] == dz.itemsize else None
+    return _image_gradient(kernel, x, dz, w, params) if kernel is not None and dz.size and _has_rows(dz) else None
 
 
 def _channels_gradient(kernel, x, dz, w, params):
