@@ -10,6 +10,7 @@ from ...cpu import parallel
 from ...cpu.blocking import LANES
 from ...cpu.features import caches
 from ...cpu.sliding import MOST_VECTORS, ROWS
+from ...cpu.thresholds import DEPTHWISE
 from ...cpu.workspace import NOTHING, workspace
 from ...packing import prepared
 from ..layout import empty_in_layout, is_channels_last
@@ -57,7 +58,7 @@ def planned_image(kernel, x, w, before, stride, shape, act, team, flipped=False)
     """``run(x, w, bias)``: a depthwise convolution of planar x by image_kernel's answer; before: the padding above and to the left.
     flipped: the windows are turned by half a turn, as in a data gradient."""
     dtype, char = x.dtype, x.dtype.char
-    pool, slots = pool_for(math.prod(shape) * math.prod(w.shape[1:]), team)
+    pool, slots = pool_for(math.prod(shape) * math.prod(w.shape[1:]), team, DEPTHWISE)
     share, bands = _shares(shape[0] * shape[1], shape[3], slots)
     after = max(0, (shape[4] - 1) * stride + w.shape[4] - before[1] - x.shape[4])
     most = MOST_VECTORS if before[1] + after <= stride * (LANES[char] - 2) else 2  # where all but the first and the last are inside
@@ -80,7 +81,7 @@ def planned_image_spread(z, w, params, shape, team):
     if kernel is None:
         return None
     dtype, kernel = z.dtype, kernel[z.dtype.char]
-    pool, slots = pool_for(z.size * math.prod(w.shape[1:]), team)
+    pool, slots = pool_for(z.size * math.prod(w.shape[1:]), team, DEPTHWISE)
     share, bands = _shares(shape[0] * shape[1], shape[3], slots)
 
     def run(z, w, bias):
@@ -93,7 +94,7 @@ def planned_image_spread(z, w, params, shape, team):
 
 def _image_gradient(kernel, x, dz, w, params):
     char, cells = x.dtype.char, math.prod(w.shape[1:])
-    pool, slots = pool_for(dz.size * cells, parallel.team())
+    pool, slots = pool_for(dz.size * cells, parallel.team(), DEPTHWISE)
     dw = np.empty(w.size, w.dtype)
     kernel[char](pool, _shares(w.shape[0], 1, slots)[0], x, params.padding[1][0], params.padding[2][0], dz, dw,
                  workspace(slots * cells * LANES[char], x.dtype))
@@ -123,7 +124,7 @@ def planned_channels(x, w, before, stride, dilation, shape, act, team, flipped=F
     """``run(x, w, bias)``: a depthwise convolution of channels-last x; before, stride, dilation: of rows and columns.
     flipped: the windows are turned by half a turn, as in a data gradient."""
     dtype, char, kernel = x.dtype, x.dtype.char, w.shape[3:]
-    pool, slots = pool_for(math.prod(shape) * math.prod(kernel), team)
+    pool, slots = pool_for(math.prod(shape) * math.prod(kernel), team, DEPTHWISE)
     code, slope = kernel_arguments(act)
     windows = _window_kernel(WINDOW_KERNELS, x, w, stride, dilation)
     blocks = _blocks(shape[1], char, shape[0] * -(-shape[3] // ROWS), slots)
@@ -148,7 +149,7 @@ def planned_spread(z, w, params, shape, team):
     if kernel is None:
         return None
     dtype, before = z.dtype, (params.padding[1][0], params.padding[2][0])
-    pool, slots = pool_for(z.size * math.prod(w.shape[1:]), team)
+    pool, slots = pool_for(z.size * math.prod(w.shape[1:]), team, DEPTHWISE)
     blocks = _blocks(shape[1], dtype.char, shape[0] * -(-shape[3] // (SPREAD * params.stride[1])), slots)
 
     def run(z, w, bias):
@@ -171,7 +172,7 @@ def weight_gradient(x, dz, w, params):
 
 def _channels_gradient(kernel, x, dz, w, params):
     char, (images, channels), cells = x.dtype.char, x.shape[:2], math.prod(w.shape[1:])
-    pool, slots = pool_for(dz.size * cells, parallel.team())
+    pool, slots = pool_for(dz.size * cells, parallel.team(), DEPTHWISE)
     parts, vectors = min(images, PARTS), -(-channels // LANES[char])
     band = max(1, min(TERMS // dz.shape[4], caches()[1] // (2 * x.itemsize * channels * x.shape[4] * params.stride[1])))
     sums = np.zeros((parts, cells, vectors * LANES[char]), x.dtype)

@@ -116,8 +116,9 @@ def _with_channels(offsets, channels, plane):
 
 
 # ------------------------------------------------------------------------------------------------ running
-def pool_for(work, team=None):
-    return (team or parallel.team()) if work > MULTIPLY_ADDS else (0, 1)
+def pool_for(work, team=None, least=MULTIPLY_ADDS):
+    """(pool, threads) for so many multiply-adds; from ``least`` on they are shared."""
+    return (team or parallel.team()) if work > least else (0, 1)
 
 
 def _planes(plan, x, start, stop, pool, block):
