@@ -1,7 +1,8 @@
 """Depthwise convolution of channels-last images, one output for each channel: vectors run along the channels.
 
 x is read in place; kernel cells outside the image are left out, not multiplied by zero. Weights are [cell][channel]. Usual windows
-slide along a few rows of pixels at once (cpu/sliding.py), a pixel is loaded once for all of them; others meet each pixel's cells anew.
+slide along a few rows of pixels at once, a pixel is loaded once for all of them (cpu/sliding_pixels.py); others meet the cells of
+each pixel anew.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import numpy as np
 from ...cpu._pool import parallel_for
 from ...cpu.jit import inline, kernel
 from ...cpu.simd import fma, lanes, load, load_n, offset, pointer, splat, store, store_n
-from ...cpu.sliding import ROWS, gather_pixels, slide_pixels, spread_pixels
+from ...cpu.sliding_pixels import ROWS, gather_pixels, slide_pixels, spread_pixels
 from ..numba_activation import RELU, apply_activation
 from .numba_depthwise import SIZES, STRIDES
 from .numba_planes import _strides

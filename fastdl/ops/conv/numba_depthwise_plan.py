@@ -9,7 +9,8 @@ import numpy as np
 from ...cpu import parallel
 from ...cpu.blocking import LANES
 from ...cpu.features import caches
-from ...cpu.sliding import MOST_VECTORS, ROWS
+from ...cpu.sliding import MOST_VECTORS
+from ...cpu.sliding_pixels import ROWS
 from ...cpu.thresholds import DEPTHWISE
 from ...cpu.workspace import NOTHING, workspace
 from ...packing import prepared
