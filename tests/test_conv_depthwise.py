@@ -8,7 +8,7 @@ from checker import assert_close, check
 import fastdl
 import fastdl.functional as F
 from fastdl.ops.conv import numba_backend
-from fastdl.ops.conv.numba_depthwise import KERNELS
+from fastdl.ops.conv.numba_depthwise import KERNELS, LARGE
 
 CASES = [(size, stride, pad) for size, stride in KERNELS for pad in (0, size // 2, size)]
 LAYOUTS = ("planar", "channels_last")
@@ -62,7 +62,7 @@ def test_all_sizes(size, stride, pad, layout, dtype, only_depthwise):
         if min(h, w) + 2 * pad < size or h * w == 1:
             continue
         for multiplier in (1, 2) if layout == "planar" else (1,):
-            only_depthwise(multiplier == 1)
+            only_depthwise(multiplier == 1 and (size, stride) != LARGE)
             c = CHANNELS[layout]
             x = among_nan(rng.standard_normal((2, c, h, w)).astype(dtype), layout)
             k = rng.standard_normal((c * multiplier, 1, size, size)).astype(dtype)

@@ -17,8 +17,10 @@ from . import features
 from .microkernel import _fma, _Loop
 from .simd_core import INTP, _first_lanes, _splat_value, _vector_pointer, llvm_type, masked_load, masked_store, store_first, vector_of
 
-# vectors of positions beside each other: the sums of a window of three rows and its weights fill the registers
-MOST_VECTORS = 4 if features.registers() >= 32 else 2
+
+def most_vectors(size: int) -> int:
+    """Vectors of positions beside each other in slide_rows: their sums, and a small window's weights, fill the registers."""
+    return 2 if features.registers() < 32 else 4 if size <= 5 else 3
 
 
 def _inside(builder, lanes, place, width):

@@ -16,12 +16,14 @@ from .microkernel import _Loop
 from .simd_core import INTP, _splat_value, _vector_pointer, llvm_type, vector_of
 from .sliding import Tile
 
-# rows of output side by side in slide_pixels: with their sums and what they read the registers are full
-ROWS = 4 if features.registers() >= 32 else 2
+
+def rows_together(size: int) -> int:
+    """Rows of output side by side in slide_pixels: with their sums and what they read the registers are full."""
+    return 4 if features.registers() >= 32 and size <= 5 else 2
 
 
 @functools.cache
-def slide_pixels(size: int, stride: int, rows: int = ROWS):
+def slide_pixels(size: int, stride: int, rows: int):
     """``slide(x, xh, xw, H, W, row, column, count, w, C, bias, floor, y, yh, yw, m)``: ``rows`` rows of ``count`` pixels of a window's
     sums over a vector of channels, y = max(bias + sums, floor), a NaN staying.
 

@@ -12,9 +12,9 @@ import numpy as np
 from ...cpu._pool import parallel_for
 from ...cpu.jit import inline, kernel
 from ...cpu.simd import fma, lanes, load, load_n, offset, pointer, splat, store, store_n
-from ...cpu.sliding_pixels import ROWS, gather_pixels, slide_pixels, spread_pixels
+from ...cpu.sliding_pixels import gather_pixels, rows_together, slide_pixels, spread_pixels
 from ..numba_activation import RELU, apply_activation
-from .numba_depthwise import SIZES, STRIDES
+from .numba_depthwise import LARGE, SIZES, STRIDES
 from .numba_planes import _strides
 
 PIXELS = 4  # of a row, done together: each weight is loaded once for them
@@ -114,16 +114,17 @@ def convolve_channels(pool, x, w, kh, kw, stride_h, stride_w, ph, pw, dh, dw, bi
 # ------------------------------------------------------------------------------------------------ square windows
 def make(size, stride):
     """The entry point for windows of size x size at this stride, for a vector of channels or more."""
-    slide = slide_pixels(size, stride)
+    rows = rows_together(size)
+    slide = slide_pixels(size, stride, rows)
 
     @inline
     def chunk_of(slot, chunk, bands, blocks, x, C, xn, xh, xw, H, W, top, left, w, bias, act, slope, y, yn, yh, yw, OH, OW):
         V = lanes(x)
         block, rest = chunk % blocks, chunk // blocks
-        image, h = rest // bands, rest % bands * ROWS
+        image, h = rest // bands, rest % bands * rows
         vectors = (C + V - 1) // V
         floor = 0.0 if act == RELU else -np.inf
-        m, leak = min(ROWS, OH - h), splat(x, slope)
+        m, leak = min(rows, OH - h), splat(x, slope)
         for first in range(0, OW, STRIP):
             count = min(STRIP, OW - first)
             for i in range(block * vectors // blocks, (block + 1) * vectors // blocks):
@@ -144,7 +145,7 @@ def make(size, stride):
         OH, OW = y.shape[3], y.shape[4]
         xn, _, _, xh, xw = _strides(x)
         yn, _, _, yh, yw = _strides(y)
-        bands = (OH + ROWS - 1) // ROWS
+        bands = (OH + rows - 1) // rows
         parallel_for(
             pool,
             chunk_of,
@@ -232,6 +233,6 @@ def make_data_gradient(size, stride):
     return kernel("i i R5 i i R1 W5")(spread_windows)
 
 
-KERNELS = {(size, stride): make(size, stride) for size in SIZES for stride in STRIDES}
+KERNELS = {form: make(*form) for form in [(size, stride) for size in SIZES for stride in STRIDES] + [LARGE]}
 WEIGHT_GRADIENTS = {(size, stride): make_weight_gradient(size, stride) for size in SIZES for stride in STRIDES}
 DATA_GRADIENTS = {(size, 2): make_data_gradient(size, 2) for size in SIZES}  # at stride 1 a window turned round slides along

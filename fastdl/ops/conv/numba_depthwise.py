@@ -12,7 +12,7 @@ from ...cpu._pool import parallel_for
 from ...cpu.features import registers
 from ...cpu.jit import inline, kernel
 from ...cpu.simd import hsum, lanes, load, load_n, offset, pointer, splat, store, store_n, write
-from ...cpu.sliding import MOST_VECTORS, gather_rows, slide_rows, spread_rows
+from ...cpu.sliding import gather_rows, most_vectors, slide_rows, spread_rows
 from ..numba_activation import RELU, apply_activation
 from .numba_planes import _strides
 
@@ -22,8 +22,9 @@ SPREAD = 2 if registers() >= 32 else 1  # pairs of vectors in a strip of a data 
 
 def make(size, stride):
     """The entry point for windows of size x size at this stride."""
+    widest = most_vectors(size)
     one, pair, two = slide_rows(size, stride, 1), slide_rows(size, stride, 1, True), slide_rows(size, stride, 2)
-    three, four = slide_rows(size, stride, min(3, MOST_VECTORS)), slide_rows(size, stride, MOST_VECTORS)
+    three, four = slide_rows(size, stride, min(3, widest)), slide_rows(size, stride, widest)
 
     @inline
     def strips(most, x, xh, H, W, row, left, count, w, bias, floor, y, yh, TW):
@@ -228,6 +229,7 @@ def make_data_gradient(size):
     return kernel("i i i R5 i i R1 W5")(spread_image)
 
 
-KERNELS = {(size, stride): make(size, stride) for size in SIZES for stride in STRIDES}
+LARGE = (7, 1)  # a window and stride without a weight gradient of its own: its sums are more than there are registers
+KERNELS = {form: make(*form) for form in [(size, stride) for size in SIZES for stride in STRIDES] + [LARGE]}
 WEIGHT_GRADIENTS = {(size, stride): make_weight_gradient(size, stride) for size in SIZES for stride in STRIDES}
 DATA_GRADIENTS = {(size, 2): make_data_gradient(size) for size in SIZES}  # at stride 1 a window turned round slides

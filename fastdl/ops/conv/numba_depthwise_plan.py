@@ -9,8 +9,8 @@ import numpy as np
 from ...cpu import parallel
 from ...cpu.blocking import LANES
 from ...cpu.features import caches
-from ...cpu.sliding import MOST_VECTORS
-from ...cpu.sliding_pixels import ROWS
+from ...cpu.sliding import most_vectors
+from ...cpu.sliding_pixels import rows_together
 from ...cpu.thresholds import DEPTHWISE
 from ...cpu.workspace import NOTHING, workspace
 from ...packing import prepared
@@ -62,7 +62,8 @@ def planned_image(kernel, x, w, before, stride, shape, act, team, flipped=False)
     pool, slots = pool_for(math.prod(shape) * math.prod(w.shape[1:]), team, DEPTHWISE)
     share, bands = _shares(shape[0] * shape[1], shape[3], slots)
     after = max(0, (shape[4] - 1) * stride + w.shape[4] - before[1] - x.shape[4])
-    most = MOST_VECTORS if before[1] + after <= stride * (LANES[char] - 2) else 2  # where all but the first and the last are inside
+    # where all vectors but the first and the last are inside the image
+    most = most_vectors(w.shape[4]) if before[1] + after <= stride * (LANES[char] - 2) else 2
     code, slope = kernel_arguments(act)
     kernel = kernel[char]
 
@@ -128,7 +129,7 @@ def planned_channels(x, w, before, stride, dilation, shape, act, team, flipped=F
     pool, slots = pool_for(math.prod(shape) * math.prod(kernel), team, DEPTHWISE)
     code, slope = kernel_arguments(act)
     windows = _window_kernel(WINDOW_KERNELS, x, w, stride, dilation)
-    blocks = _blocks(shape[1], char, shape[0] * -(-shape[3] // ROWS), slots)
+    blocks = _blocks(shape[1], char, shape[0] * -(-shape[3] // rows_together(kernel[0])), slots)
 
     def run(x, w, bias):
         y = empty_in_layout(shape, dtype, True)
