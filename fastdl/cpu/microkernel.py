@@ -268,68 +268,6 @@ def window_tile(rows: int, vectors: int):
 
 
 @functools.cache
-def image_tile(rows: int, size: int, stride: int, *, masked: bool):
-    """``tile(p, lines, column, width, w)``: a window of size x size slid over an image, ``rows`` rows of one vector each.
-
-    lines: pointer to the addresses of the image's rows that the tile meets, (rows - 1) * stride + size of them; p: of their
-    type. column: of the window's first cell at the first position; positions are ``stride`` apart both ways. w: the window's
-    weights, flat. Where ``masked``, cells outside columns 0..width count as 0 and are not touched; else all are inside, as are
-    those of a whole vector for each of the window's columns. Each value is loaded once for all rows that it belongs to.
-    """
-
-    @intrinsic
-    def tile(typingctx, p, lines, column, width, w):
-        vector = vector_of(p.dtype)
-
-        def codegen(context, builder, signature, args):
-            p_, lines_, column_, width_, w_ = args
-            vt, lanes = llvm_type(context, vector), vector.lanes
-            wide = ir.VectorType(ir.IntType(32), lanes)
-            half = ir.IntType(32)
-
-            def inside(place):
-                at = _splat_value(builder, wide, builder.trunc(place, half))
-                at = builder.add(at, ir.Constant(wide, list(range(lanes))))
-                return builder.icmp_unsigned("<", at, _splat_value(builder, wide, builder.trunc(width_, half)))
-
-            starts = {}  # of vectors: their first column, counted from the window's, and the mask
-
-            def fetch(line, j):
-                if j not in starts:
-                    place = builder.add(column_, INTP(j))
-                    starts[j] = place, inside(place) if masked else None
-                place, mask = starts[j]
-                where = _vector_pointer(builder, line, place, vt)
-                return masked_load(builder, vector, where, mask) if masked else builder.load(where, align=1)
-
-            def values(line, j):
-                """The window's column j at all positions of the tile."""
-                if stride == 1:
-                    return fetch(line, j)
-                pair = fetch(line, j), fetch(line, j + lanes)
-                return builder.shuffle_vector(*pair, ir.Constant(wide, list(range(0, 2 * lanes, 2))))
-
-            reach = (rows - 1) * stride + size
-            base = [builder.inttoptr(builder.load(builder.gep(lines_, [INTP(r)])), p_.type) for r in range(reach)]
-            sums = [ir.Constant(vt, None)] * rows
-            for j in range(size):
-                weights = [
-                    _splat_value(builder, vt, builder.load(builder.gep(w_, [INTP(i * size + j)]), align=1)) for i in range(size)
-                ]
-                for r in range(reach):
-                    users = [(row, r - row * stride) for row in range(rows) if 0 <= r - row * stride < size]
-                    if users:
-                        value = values(base[r], j)
-                        for row, i in users:
-                            sums[row] = _fma(builder, vector, weights[i], value, sums[row])
-            return cgutils.pack_array(builder, sums)
-
-        return types.UniTuple(vector, rows)(p, types.CPointer(types.int64), types.intp, types.intp, w), codegen
-
-    return tile
-
-
-@functools.cache
 def row_tile(rows: int):
     """``(repeat, add)``: ``repeat(a, step)`` is a tuple of ``rows`` vectors, a[0], a[step], ... each in all lanes; ``add(acc, x,
     b, b_row, j)`` is acc plus the sum over i of x[i] * b[i * b_row + j ...], in the order of i.

@@ -4,6 +4,7 @@
 """
 
 MULTIPLY_ADDS = 1 << 18  # of a product, a convolution, a recurrent layer
+DEPTHWISE = 1 << 16  # multiply-adds of a depthwise convolution
 STEP_MULTIPLY_ADDS = 1 << 15  # of one step of a recurrent layer, whose threads meet after each
 GATES = 1 << 14  # of a recurrent cell
 ELEMENTS = 1 << 15  # of an operator that does arithmetic on each element by itself

@@ -14,17 +14,21 @@ from ..pool import numba_backend as pool_backend
 from . import choice, pooled
 from .numba_columns import planned as columns
 from .numba_columns import serves as serves_columns
+from .numba_depthwise_plan import image_kernel, serves_channels
+from .numba_depthwise_plan import planned_channels as channels
+from .numba_depthwise_plan import planned_image as image
+from .numba_depthwise_plan import planned_image_spread as image_spread
+from .numba_depthwise_plan import planned_spread as spread
+from .numba_depthwise_plan import weight_gradient as depthwise_weight_gradient
 from .numba_lines_plan import pays as lines_pay
 from .numba_lines_plan import planned as lines
 from .numba_lines_plan import serves as serves_lines
 from .numba_pixels_plan import forward_plan, transposed_plan
 from .numba_pixels_plan import planned as pixels
 from .numba_pixels_plan import weight_gradient as pixels_weight_gradient
-from .numba_planes_plan import Plan, image_kernel, serves_channels, serves_few, weights_from
+from .numba_planes_plan import Plan, serves_few, weights_from
 from .numba_planes_plan import planned as planes
-from .numba_planes_plan import planned_channels as channels
 from .numba_planes_plan import planned_groups as small_groups
-from .numba_planes_plan import planned_image as image
 from .numba_planes_plan import small_groups as are_small_groups
 from .numba_pointwise import planned as pointwise
 from .numba_pointwise import planned_product as product
@@ -107,6 +111,9 @@ def _convolution(x, w, params, shape, last, team):
             return product(shape, act)
         return pointwise(x, w, params.stride, shape, act, team) if some and _is_one_by_one(w, params) else None
 
+    def along_lines():
+        return lines(x, w, before, shape, act, team) if serves_lines(x, w, params) else None
+
     def groups():
         return small_groups(x, w, params, shape, act, last, team) if some else None
 
@@ -114,12 +121,12 @@ def _convolution(x, w, params, shape, last, team):
         if serves_channels(x, w, params):
             return channels(x, w, before, params.stride[1:], params.dilation[1:], shape, act, team)
         kernel = image_kernel(x, w, params)
-        return None if kernel is None else image(kernel, x, w, before, shape, act, team)
+        return None if kernel is None else image(kernel, x, w, before, params.stride[2], shape, act, team)
 
     return _pick(params.algorithm, (
+        ("lines", params.algorithm == "auto" and lines_pay(x, w, params), along_lines),
         ("winograd", params.algorithm == "auto", lambda: _planned_winograd(x, w, params, shape, False, act, last, team)),
         ("gemm", _is_product(x, w, params) or _is_pointwise(x, w, params), gemm),
-        ("lines", params.algorithm == "auto" and lines_pay(x, w, params), lambda: lines(x, w, before, shape, act, team) if serves_lines(x, w, params) else None),
         ("groups", serves_few(x, w, params), groups),
         ("depthwise", True, depthwise),
         ("groups", are_small_groups(x.shape[1], w.shape[0], params.groups), groups),
@@ -197,8 +204,10 @@ def _convolution_gradient(dz, w, params, shape, last, team):
         if dz.size and serves_channels(dz, w, params) and last and params.stride == (1, 1, 1):
             return channels(dz, w, after, (1, 1), params.dilation[1:], shape, None, team, flipped=True)
         if w.shape[0] == shape[1] and params.stride == (1, 1, 1) and not last and (kernel := image_kernel(dz, w, params)) is not None:
-            return image(kernel, dz, w, after, shape, None, team, flipped=True)
-        return None
+            return image(kernel, dz, w, after, 1, shape, None, team, flipped=True)
+        if last:
+            return spread(dz, w, params, shape, team) if serves_channels(dz, w, params) else None
+        return image_spread(dz, w, params, shape, team)
 
     *others, any_call = _transposed_ways(dz, w, params, shape, None, last, team)
     return _pick(params.algorithm, (*others, ("depthwise", True, depthwise), any_call))
@@ -255,6 +264,8 @@ def _transposed_gradient(dz, w, params, shape, last, team):
 def _weight_gradient(x, dz, w, params):
     if _is_flat(x, w, params) and dz.size and params.algorithm != "planes":
         return pixels_weight_gradient(forward_plan(x.shape[1], w.shape, params, dz.shape[3:]), x, dz, w)
+    if params.algorithm not in ("groups", "planes") and (dw := depthwise_weight_gradient(x, dz, w, params)) is not None:
+        return dw
     return weights_from(x, dz, w, params)
 
 

@@ -1,17 +1,25 @@
 """Depthwise convolution of channels-last images, one output for each channel: vectors run along the channels.
 
-x is read in place; kernel cells outside the image are left out, not multiplied by zero. Weights are [cell][channel].
+x is read in place; kernel cells outside the image are left out, not multiplied by zero. Weights are [cell][channel]. Usual windows
+slide along a few rows of pixels at once, a pixel is loaded once for all of them (cpu/sliding_pixels.py); others meet the cells of
+each pixel anew.
 """
 
 from __future__ import annotations
 
+import numpy as np
+
 from ...cpu._pool import parallel_for
 from ...cpu.jit import inline, kernel
 from ...cpu.simd import fma, lanes, load, load_n, offset, pointer, splat, store, store_n
-from ..numba_activation import apply_activation
+from ...cpu.sliding_pixels import gather_pixels, rows_together, slide_pixels, spread_pixels
+from ..numba_activation import RELU, apply_activation
+from .numba_depthwise import LARGE, SIZES, STRIDES
 from .numba_planes import _strides
 
 PIXELS = 4  # of a row, done together: each weight is loaded once for them
+SPREAD = 2  # rows of a gradient that are spread at once
+STRIP = 16  # pixels of a row that windows slide along before the next channels: the cache lines that these share are still near
 
 
 @inline
@@ -101,3 +109,130 @@ def convolve_channels(pool, x, w, kh, kw, stride_h, stride_w, ph, pw, dh, dw, bi
         (OH, OW, H, W, C, kh, kw, stride_h, stride_w, ph, pw, dh, dw, pointer(x), xn, xh, xw, pointer(w), pointer(bias),
          bias.shape[0] > 0, act, slope, pointer(y), yn, yh, yw),
     )
+
+
+# ------------------------------------------------------------------------------------------------ square windows
+def make(size, stride):
+    """The entry point for windows of size x size at this stride, for a vector of channels or more."""
+    rows = rows_together(size)
+    slide = slide_pixels(size, stride, rows)
+
+    @inline
+    def chunk_of(slot, chunk, bands, blocks, x, C, xn, xh, xw, H, W, top, left, w, bias, act, slope, y, yn, yh, yw, OH, OW):
+        V = lanes(x)
+        block, rest = chunk % blocks, chunk // blocks
+        image, h = rest // bands, rest % bands * rows
+        vectors = (C + V - 1) // V
+        floor = 0.0 if act == RELU else -np.inf
+        m, leak = min(rows, OH - h), splat(x, slope)
+        for first in range(0, OW, STRIP):
+            count = min(STRIP, OW - first)
+            for i in range(block * vectors // blocks, (block + 1) * vectors // blocks):
+                c = min(i * V, C - V)  # some channels once more
+                target = offset(y, image * yn + h * yh + first * yw + c)
+                slide(offset(x, image * xn + c), xh, xw, H, W, h * stride - top, first * stride - left, count, offset(w, c), C,
+                      offset(bias, c), floor, target, yh, yw, m)
+                if act > RELU:
+                    for a in range(m):
+                        for p in range(a * yh, a * yh + count * yw, yw):
+                            store(target, p, apply_activation(load(target, p), act, leak))
+
+    def convolve_windows(pool, blocks, x, top, left, w, bias, act, slope, y):
+        """y[n, c] = act(bias[c] + window c over x[n, c]); x and y contiguous along channels, w flat [size * size][C].
+
+        top, left: padding. blocks: parts of the channels that threads take."""
+        N, C, _, H, W = x.shape
+        OH, OW = y.shape[3], y.shape[4]
+        xn, _, _, xh, xw = _strides(x)
+        yn, _, _, yh, yw = _strides(y)
+        bands = (OH + rows - 1) // rows
+        parallel_for(
+            pool,
+            chunk_of,
+            N * bands * blocks,
+            (bands, blocks, pointer(x), C, xn, xh, xw, H, W, top, left, pointer(w), pointer(bias), act, slope, pointer(y), yn, yh, yw,
+             OH, OW),
+        )
+
+    convolve_windows.__qualname__ = f"convolve_windows_{size}_{stride}"
+    return kernel("i i R5 i i R1 R1 i T W5")(convolve_windows)
+
+
+def make_weight_gradient(size, stride):
+    """The entry point of dw for windows of size x size at this stride, for a vector of channels or more."""
+    gather = gather_pixels(size, stride)
+
+    @inline
+    def chunk_of(slot, chunk, parts, blocks, band, N, C, x, xn, xh, xw, H, W, top, left, z, zn, zh, zw, OH, OW, sums):
+        V = lanes(x)
+        block, part = chunk % blocks, chunk // blocks
+        vectors = (C + V - 1) // V
+        mine = offset(sums, part * size * size * vectors * V)
+        for image in range(part * N // parts, (part + 1) * N // parts):
+            for h in range(0, OH, band):
+                for i in range(block * vectors // blocks, (block + 1) * vectors // blocks):
+                    c = min(i * V, C - V)
+                    gather(offset(x, image * xn + c), xh, xw, H, W, h * stride - top, -left, offset(z, image * zn + h * zh + c), zh, zw,
+                           min(band, OH - h), OW, offset(mine, i * V), vectors * V)
+
+    def gather_windows(pool, parts, blocks, band, x, top, left, z, sums):
+        """sums[part, cell, i] += over the images of a part and all positions, z times the pixel of x that the cell meets there.
+
+        x and z contiguous along channels. i: the channels in whole vectors, the last of which ends with the last channel. parts: of
+        the batch, so many whatever the threads; blocks: of the channels; band: rows of z that are done for all channels.
+        """
+        N, C, _, H, W = x.shape
+        OH, OW = z.shape[3], z.shape[4]
+        xn, _, _, xh, xw = _strides(x)
+        zn, _, _, zh, zw = _strides(z)
+        parallel_for(
+            pool,
+            chunk_of,
+            parts * blocks,
+            (parts, blocks, band, N, C, pointer(x), xn, xh, xw, H, W, top, left, pointer(z), zn, zh, zw, OH, OW, pointer(sums)),
+        )
+
+    gather_windows.__qualname__ = f"gather_windows_{size}_{stride}"
+    return kernel("i i i i R5 i i R5 W3")(gather_windows)
+
+
+def make_data_gradient(size, stride):
+    """The entry point of dx for windows of size x size at this stride, for a vector of channels or more."""
+    spread = spread_pixels(size, stride, SPREAD)
+
+    @inline
+    def chunk_of(slot, chunk, bands, blocks, z, C, zn, zh, zw, H, W, top, left, w, y, yn, yh, yw, OH, OW):
+        V = lanes(z)
+        block, rest = chunk % blocks, chunk // blocks
+        image, band = rest // bands, rest % bands
+        row, first, end = top // stride + band * SPREAD, left // stride, (left + OW + stride - 1) // stride
+        vectors = (C + V - 1) // V
+        for column in range(first, end, STRIP):
+            for i in range(block * vectors // blocks, (block + 1) * vectors // blocks):
+                c = min(i * V, C - V)  # some channels once more
+                spread(offset(z, image * zn + c), zh, zw, H, W, row, column, min(STRIP, end - column), offset(w, c), C,
+                       offset(y, image * yn + c), yh, yw, row * stride - top, column * stride - left, OH, OW)
+
+    def spread_windows(pool, blocks, z, top, left, w, y):
+        """y[n, c] = the sum over all positions of z[n, c] times window c put there; z and y contiguous along channels, w flat
+        [size * size][C]. top, left: how far before y the first window begins. blocks: parts of the channels that threads take."""
+        N, C, _, H, W = z.shape
+        OH, OW = y.shape[3], y.shape[4]
+        zn, _, _, zh, zw = _strides(z)
+        yn, _, _, yh, yw = _strides(y)
+        rows = (top + OH + stride - 1) // stride - top // stride  # of z, those beside it included
+        bands = (rows + SPREAD - 1) // SPREAD
+        parallel_for(
+            pool,
+            chunk_of,
+            N * bands * blocks,
+            (bands, blocks, pointer(z), C, zn, zh, zw, H, W, top, left, pointer(w), pointer(y), yn, yh, yw, OH, OW),
+        )
+
+    spread_windows.__qualname__ = f"spread_windows_{size}_{stride}"
+    return kernel("i i R5 i i R1 W5")(spread_windows)
+
+
+KERNELS = {form: make(*form) for form in [(size, stride) for size in SIZES for stride in STRIDES] + [LARGE]}
+WEIGHT_GRADIENTS = {(size, stride): make_weight_gradient(size, stride) for size in SIZES for stride in STRIDES}
+DATA_GRADIENTS = {(size, 2): make_data_gradient(size, 2) for size in SIZES}  # at stride 1 a window turned round slides along

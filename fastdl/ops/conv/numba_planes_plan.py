@@ -18,10 +18,6 @@ from ...packing import prepared
 from ..layout import empty_in_layout, is_channels_last
 from ..numba_activation import kernel_arguments
 from . import reference
-from .numba_channels import convolve_channels
-from .numba_depthwise import KERNELS as IMAGE_KERNELS
-from .numba_depthwise import LINES
-from .numba_depthwise import TALL as IMAGE_ROWS
 from .numba_direct import WIDE, correlate, weight_gradient
 from .numba_groups import CELLS, convolve_groups, gradient_depthwise, row_tiles, scratch_elements
 from .numba_planes import make_planes
@@ -120,8 +116,9 @@ def _with_channels(offsets, channels, plane):
 
 
 # ------------------------------------------------------------------------------------------------ running
-def _pool_for(work, team=None):
-    return (team or parallel.team()) if work > MULTIPLY_ADDS else (0, 1)
+def pool_for(work, team=None, least=MULTIPLY_ADDS):
+    """(pool, threads) for so many multiply-adds; from ``least`` on they are shared."""
+    return (team or parallel.team()) if work > least else (0, 1)
 
 
 def _planes(plan, x, start, stop, pool, block):
@@ -142,7 +139,7 @@ def planned(plan, x, w, shape, groups, act, last, team):
     dtype, char, lanes, channels = x.dtype, x.dtype.char, LANES[x.dtype.char], x.shape[1]
     if not x.size or not math.prod(shape):
         return functools.partial(_nothing, shape, dtype, last)
-    pool, slots = _pool_for((x.size if plan.transpose else math.prod(shape)) * math.prod(w.shape[1:]), team)
+    pool, slots = pool_for((x.size if plan.transpose else math.prod(shape)) * math.prod(w.shape[1:]), team)
     if small_groups(channels, shape[1], groups):
         return _planned_groups(plan, 0, x, shape, groups, act, last, pool, slots)
     step = _images(plan, x)
@@ -200,7 +197,7 @@ def weights_from(x, dy, w, params):
     problem = plan.problems[0]
     if w.shape[1] == 1 and params.groups > 1 and w.shape[0] <= SMALL_GROUP * params.groups:
         return _depthwise_gradient(plan, x, dy, w)
-    pool, _ = _pool_for(dy.size * w[0].size)
+    pool, _ = pool_for(dy.size * w[0].size)
     step = _images(plan, x)
     K, TD, (_, Hs, Ws) = w.shape[0], dy.shape[2], plan.places
     # dy on the planes' pitch: rows of Ws with zeros after TW, planes of Hs rows with zeros after TH
@@ -245,7 +242,7 @@ def planned_groups(x, w, params, shape, act, last, team):
     """``run(x, w, bias)``: a convolution of few channels in a group, a band of rows at a time."""
     if not x.size or not math.prod(shape):
         return functools.partial(_nothing, shape, x.dtype, last)
-    pool, slots = _pool_for(math.prod(shape) * math.prod(w.shape[1:]), team)
+    pool, slots = pool_for(math.prod(shape) * math.prod(w.shape[1:]), team)
     plan, band = _banded(x.shape, w.shape, params, slots)
     return _planned_groups(plan, band, x, shape, params.groups, act, last, pool, slots)
 
@@ -275,7 +272,7 @@ def _planned_groups(plan, band, x, shape, groups, act, last, pool, slots):
     def run(x, w, bias):
         y = empty_in_layout(shape, dtype, last)
         scratch = workspace(slots * share, dtype)
-        bias = _zeros(shape[1], char) if bias is None else np.ascontiguousarray(bias)
+        bias = zeros(shape[1], char) if bias is None else np.ascontiguousarray(bias)
         for problem, kind in problems:
             weights = prepared(w, kind, lambda problem=problem: _tiled(_weight_matrix(w, problem, plan.transpose, groups), groups, tiles))
             part = y[(slice(None), slice(None), *problem.outputs)] if plan.transpose else y
@@ -298,75 +295,16 @@ def _depthwise_gradient(plan, x, dy, w):
     char = x.dtype.char
     cells = plan.problems[0].offsets
     offsets = np.concatenate([cells, np.repeat(cells[-1:], -len(cells) % CELLS)])
-    pool, slots = _pool_for(dy.size * len(cells))
+    pool, slots = pool_for(dy.size * len(cells))
     dw = np.zeros((w.shape[0], len(offsets)), w.dtype)
     gradient_depthwise[char](pool, x, dy, *plan.before, *plan.stride, *plan.places, offsets, dw,
                              workspace(slots * plan.plane, x.dtype), plan.plane)
     return np.ascontiguousarray(dw[:, : len(cells)]).reshape(w.shape)
 
 
-def image_kernel(x, w, params):
-    """The kernel of numba_depthwise.py for planar x, or None: one channel in a group, a window and stride that it has."""
-    size, stride = w.shape[4], params.stride[2]
-    if (
-        params.groups != x.shape[1]
-        or w.shape[1:4] != (1, 1, size)
-        or params.stride != (1, stride, stride)
-        or params.dilation != (1, 1, 1)
-        or x.strides[4] != x.itemsize
-        or not x.size
-    ):
-        return None
-    return IMAGE_KERNELS.get((size, stride))
-
-
-def planned_image(kernel, x, w, before, shape, act, team, flipped=False):
-    """``run(x, w, bias)``: a depthwise convolution of planar x by image_kernel's answer; before: the padding above and to the left.
-    flipped: the windows are turned by half a turn, as in a data gradient."""
-    dtype, char = x.dtype, x.dtype.char
-    pool, slots = _pool_for(math.prod(shape) * math.prod(w.shape[1:]), team)
-    bands = max(1, min(-(-4 * slots // (shape[0] * shape[1])), shape[3] // IMAGE_ROWS))
-    code, slope = kernel_arguments(act)
-    kernel, zeros = kernel[char], _zeros(x.shape[4], char)
-
-    def run(x, w, bias):
-        y = np.empty(shape, dtype)
-        bias = _zeros(shape[1], char) if bias is None else np.ascontiguousarray(bias)
-        windows = np.ascontiguousarray(w[..., ::-1, ::-1] if flipped else w).reshape(-1)
-        kernel(pool, bands, x, *before, windows, bias, code, slope, y, zeros, np.empty(slots * LINES, np.int64))
-        return y
-
-    return run
-
-
 @functools.lru_cache(maxsize=64)
-def _zeros(count, char):
-    zeros = np.zeros(count, char)
-    zeros.flags.writeable = False
-    return zeros
-
-
-def serves_channels(x, w, params) -> bool:
-    """Whether numba_channels.py serves: channels-last, one output a channel, at most two dimensions."""
-    return x.size > 0 and params.ndim < 3 and params.groups == x.shape[1] == w.shape[0] and w.shape[1] == 1 and is_channels_last(x)
-
-
-def planned_channels(x, w, before, stride, dilation, shape, act, team, flipped=False):
-    """``run(x, w, bias)``: a depthwise convolution of channels-last x; before, stride, dilation: of rows and columns.
-    flipped: the windows are turned by half a turn, as in a data gradient."""
-    dtype, char, kernel = x.dtype, x.dtype.char, w.shape[3:]
-    pool, _ = _pool_for(math.prod(shape) * math.prod(kernel), team)
-    code, slope = kernel_arguments(act)
-
-    def run(x, w, bias):
-        y = empty_in_layout(shape, dtype, True)
-        cells = prepared(w, ("cells", flipped), lambda: _cells(w[..., ::-1, ::-1] if flipped else w))
-        convolve_channels[char](pool, x, cells, *kernel, *stride, *before, *dilation, NOTHING[char] if bias is None else
-                                np.ascontiguousarray(bias), code, slope, y)
-        return y
-
-    return run
-
-
-def _cells(w):
-    return np.ascontiguousarray(w.reshape(w.shape[0], -1).T).reshape(-1)
+def zeros(count, char):
+    """Read-only."""
+    made = np.zeros(count, char)
+    made.flags.writeable = False
+    return made
