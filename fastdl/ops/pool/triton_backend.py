@@ -94,7 +94,8 @@ def _pool(x, params, maximum, keep):
     pairs = layout.planar and not adaptive and params.stride[2] == 2 and params.dilation[2] == 1
     launch(triton_windows.pool, (cdiv(rows, tile["BR"]), cdiv(lanes, tile["BL"])), x, x, y, index, places, rows, lanes // y_unit,
            *size, *out, *x_strides, *y_strides, float(params.divisor_override or 1), **_constants(params, adaptive),
-           LANES_ARE_W=layout.planar, PAIRS=pairs, MAX=maximum, KEEP=keep, PLACES=params.return_indices, X_UNIT=x_unit, Y_UNIT=y_unit, **tile)
+           LANES_ARE_W=layout.planar, PAIRS=pairs, MAX=maximum, KEEP=keep, PLACES=params.return_indices, X_UNIT=x_unit, Y_UNIT=y_unit,
+           **tile)
     return y, index, places
 
 
