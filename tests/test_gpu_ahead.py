@@ -157,6 +157,14 @@ def test_a_spill_would_be_seen():
     assert any(row.spilled for row in rows), rows
 
 
+def test_the_short_table():
+    lines = ahead.markdown({"gelu": CALLS["gelu bf16"], "linear": CALLS["linear bf16, one row"]}, ["sm_80", "sm_90"]).splitlines()
+    assert lines[0] == "| call | kernel | sm_80 | sm_90 |"
+    kernels = [line.split(" | ")[1] for line in lines[2:]]
+    assert kernels == ["`forward`", "`backward`", "`product`"]
+    assert re.fullmatch(r"\| linear \| `product` \| \d+, \d+ K, mma \| \d+, \d+ K, mma \|", lines[-1]) and "spilled" not in lines[-1]
+
+
 def test_configuration_tables():
     """Every rule of every table names a kernel of the default table, and the default serves all sizes."""
     default = json.loads((configs.FOLDER / "default.json").read_text())["kernels"]
