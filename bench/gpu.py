@@ -4,7 +4,8 @@ What the cases launch is compiled first, by all CPUs. Every answer is checked, a
 torch's; what is wrong is not timed. Then the two take turns: times are medians by the GPU's clock, with the L2 cache flushed and the
 GPU kept busy before each call, on random data. ``ratio`` is torch's time over fastdl's (above 1: fastdl is faster); ``with host`` the
 same of calls one after another, by the host's clock. The table ends with geometric means by group; everything goes to one JSON file
-as well, after each case.
+as well, after each case. The cases run in a process of their own: one that ends it (a hang, a crash, memory it must not touch) is a row
+that says so, and another process goes on with those after it.
 
 ``--dry-run`` needs no GPU: all cases at small sizes, checked and not timed, in Triton's interpreter. ``--compile ARCH`` compiles what the
 cases would launch there (sm_90), into Triton's cache, and ends.
@@ -21,12 +22,15 @@ import math
 import multiprocessing
 import os
 import statistics
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 # Of the error's norm. float32 is rounded to tf32 by cuDNN's default.
 BOUNDS = {"torch.float32": 2e-3, "torch.float16": 4e-3, "torch.bfloat16": 2e-2}
 STUCK = 90  # seconds for one case, after which a kernel is taken to hang
+LOST = 3  # the exit code of a process whose GPU answers no more
 
 
 def relative_error(got, want) -> float:
@@ -82,6 +86,9 @@ def run(case, measure, host, bandwidth=math.inf) -> dict:
     if "bytes_per_s" in row:
         row["of_copy"] = row["bytes_per_s"] / bandwidth
     return row
+
+
+HEAD = "| case | fastdl, us | torch, us | ratio | with host | error |\n|---|---|---|---|---|---|"
 
 
 def line(row) -> str:
@@ -140,15 +147,22 @@ def compile_all(names, where, seconds=None) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ the run
-def benchmark(cases, report, path, seconds, begin, measure, host, bandwidth, sync) -> None:
-    """Run the cases, print their rows, keep the report in its file after each."""
+def keep(report, path) -> None:
+    Path(path).write_text(json.dumps(report, indent=1))
+
+
+def benchmark(cases, report, path, seconds, begin, measure, host, bandwidth, sync) -> bool:
+    """Run the cases that the report has not, print their rows, keep the report in its file after each. False where the GPU was lost."""
     import torch
 
-    print("| case | fastdl, us | torch, us | ratio | with host | error |\n|---|---|---|---|---|---|", flush=True)
+    done = {row["name"] for row in report["rows"]}
     for case in cases:
+        if case.name in done:
+            continue
         if time.monotonic() - begin > seconds:
             report["skipped"].append(case.name)
             continue
+        keep(report | {"running": [case.group, case.name]}, path)
         torch.manual_seed(0)
         with contextlib.suppress(AttributeError, OSError, ValueError):  # where stderr is no file
             faulthandler.dump_traceback_later(STUCK, exit=True)
@@ -160,13 +174,34 @@ def benchmark(cases, report, path, seconds, begin, measure, host, bandwidth, syn
         faulthandler.cancel_dump_traceback_later()
         report["rows"].append(row)
         print(line(row), flush=True)
-        with open(path, "w") as file:
-            json.dump(report, file, indent=1)
-        if "failed" in row and "illegal memory access" in row["failed"]:  # nothing works in this process any more
-            report["skipped"] += [c.name for c in cases[cases.index(case) + 1:]]
-            break
-    with open(path, "w") as file:
-        json.dump(report, file, indent=1)
+        keep(report, path)
+        if "failed" in row:
+            try:
+                sync()
+            except Exception:  # an error of CUDA's that stays: nothing works in this process any more
+                return False
+    keep(report, path)
+    return True
+
+
+def supervise(command, path, begin, seconds) -> int:
+    """Run the command, which keeps its report in a file, until it comes to its end; what it was at when it did not is a failed row."""
+    path = Path(path)
+    path.unlink(missing_ok=True)
+    while True:
+        code = subprocess.run(command).returncode
+        report = json.loads(path.read_text()) if path.exists() else {}
+        stopped = report.pop("running", None)
+        if stopped is None and code != LOST:
+            return code
+        if stopped is not None:
+            group, name = stopped
+            report["rows"].append({"group": group, "name": name, "failed": f"it hung or crashed: the process ended with code {code}"})
+            print(line(report["rows"][-1]), flush=True)
+            keep(report, path)
+        if time.monotonic() - begin > seconds:
+            print(summary(report))
+            return 1
 
 
 def summary(report) -> str:
@@ -195,9 +230,10 @@ def main(argv=None) -> int:
     parser.add_argument("--json", default="bench_gpu.json", help="where everything goes (default: bench_gpu.json)")
     parser.add_argument("--seconds", type=float, default=420, help="start no case after so many (default: 420)")
     parser.add_argument("--dry-run", action="store_true", help="small sizes in Triton's interpreter: checked, not timed")
+    parser.add_argument("--began", type=float, help=argparse.SUPPRESS)  # the process that runs the cases: when the first one began
     parser.add_argument("--compile", metavar="ARCH", help="compile for this architecture and end: sm_80, sm_90, sm_100, gfx942")
     options = parser.parse_args(argv)
-    begin = time.monotonic()
+    begin = time.monotonic() if options.began is None else options.began
     if options.dry_run:
         os.environ["TRITON_INTERPRET"] = "1"
     try:
@@ -221,23 +257,35 @@ def main(argv=None) -> int:
             parser.error(f"--compile is {options.compile}; the rule is one of {', '.join(device.KNOWN)}")
         compile_all([case.name for case in cases], device.KNOWN[options.compile])
         return 0
+    if options.began is None and not options.dry_run:
+        given = sys.argv[1:] if argv is None else argv
+        return supervise([sys.executable, "-m", "bench.gpu", *given, "--began", str(begin)], options.json, begin, options.seconds)
     report = {"torch": torch.__version__, "triton": triton.__version__, "rows": [], "skipped": []}
+    if options.began is not None and Path(options.json).exists():
+        report = json.loads(Path(options.json).read_text())
+    going_on, alive = bool(report["rows"]), True
     with fastdl.use_backend("triton"):  # nothing falls through to torch
         if options.dry_run:
             with gpu_cases.on("cpu"):
+                print(HEAD)
                 benchmark(cases, report, options.json, math.inf, begin, None, None, math.inf, lambda: None)
         else:
             card = device.of(torch.empty(0, device="cuda"))
-            compile_all([case.name for case in cases], card, options.seconds / 3)
+            if not going_on:
+                compile_all([case.name for case in cases], card, options.seconds / 3)
             flush = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
             measure = lambda call: tune.microseconds(call, flush, 0.03)
             bandwidth = copy_bandwidth(measure, torch)
             tuned = next(configs.tables(card.name, card.arch)).get("tuned")
-            print(f"{card.name}, torch {torch.__version__}, triton {triton.__version__}, a copy moves {bandwidth / 1e12:.2f} TB/s, "
-                  f"configurations: {'tuned' if tuned else 'untuned'}\n")
+            if not going_on:
+                print(f"{card.name}, torch {torch.__version__}, triton {triton.__version__}, a copy moves {bandwidth / 1e12:.2f} TB/s, "
+                      f"configurations: {'tuned' if tuned else 'untuned'}\n\n{HEAD}", flush=True)
             report |= {"device": card._asdict(), "copy_bytes_per_s": bandwidth, "tuned": tuned}
-            benchmark(cases, report, options.json, options.seconds, begin, measure, lambda call: host_microseconds(call, torch), bandwidth,
-                      torch.cuda.synchronize)
+            alive = benchmark(cases, report, options.json, options.seconds, begin, measure, lambda call: host_microseconds(call, torch),
+                              bandwidth, torch.cuda.synchronize)
+    if not alive:
+        sys.stdout.flush()
+        os._exit(LOST)  # tidying up would ask the GPU
     print(summary(report))
     return 1 if any(row.get("wrong") or "failed" in row for row in report["rows"]) else 0
 

@@ -17,7 +17,7 @@ import os
 import numpy as np
 
 from . import nn
-from .nn.module import as_array
+from .nn.parameter import as_array
 
 _TREE = "checkpoint.json"  # the name of the array that holds everything but arrays, as JSON in UTF-8
 

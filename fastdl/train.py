@@ -18,7 +18,7 @@ import numpy as np
 from . import check
 from .checkpoint import Checkpoint
 from .data import Batches
-from .nn.module import is_tensor
+from .nn.parameter import is_tensor
 from .optim import clip_grad_norm_
 from .progress import Progress
 from .vjp import vjp

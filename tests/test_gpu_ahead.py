@@ -53,6 +53,54 @@ def test_large_hidden_states_take_one_launch(arch):
         assert re.search(r"ld\.global\S*\.cg|cp\.async\.cg", ptx)
 
 
+def _ptx(call, arch="sm_90", stage="ptx"):
+    """(kernel, its PTX) of what a call launches."""
+    with fastdl.use_backend("triton"), record(device.KNOWN[arch]) as launches:
+        call()
+    return [(launch.kernel.fn.__name__, ahead.compiled(arch, launch).asm[stage]) for launch in launches]
+
+
+@pytest.mark.parametrize("name", ["matmul bf16", "conv 3x3 bf16", "conv 3x3 f16, stride 2", "conv 1x1 bf16", "linear bf16, bias, gelu",
+                                  "conv 3x3 bf16, 2x2 max-pool"])
+def test_matrix_loops_of_hopper(name):
+    """Both operands are multiplied where they lie in shared memory, and copied there, 16 bytes a thread or as tiles, steps ahead."""
+    found = 0
+    for kernel, code in _ptx(CALLS[name], stage="ttgir"):
+        products = re.findall(r"warp_group_dot .*? : (.*)", code)
+        assert all(re.match(r"!ttg\.memdesc<[^*]*\* !ttg\.memdesc<", types) for types in products), (kernel, products)
+        if products:
+            found += 1
+            assert "async_tma_copy_global_to_local" in code or "async_copy_global_to_local" in code, kernel
+    for kernel, code in _ptx(CALLS[name]):
+        if "wgmma" in code:
+            copies = re.findall(r"cp\.async\.c[ag]\.shared\.global [^;]*?, (0x\w+|\d+),", code)
+            assert all(int(size, 0) == 16 for size in copies), (kernel, set(copies))
+            assert copies or "cp.async.bulk.tensor" in code
+    assert found
+
+
+WIDE = ["gelu bf16", "dropout bf16", "softmax bf16", "softmax f16, channels", "layer_norm bf16", "batch_norm bf16, channels-last",
+        "batch_norm f32, contiguous", "group_norm f16, channels-last", "max_pool 3x3 bf16, channels-last", "max_pool 2x2 f16, planar",
+        "avg_pool 2x2 bf16, channels-last"]
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_memory_is_moved_sixteen_bytes_at_a_time(name):
+    """Of a kernel whose time is memory's, a thread loads and stores 16 bytes at once (8 of one-byte places); single values are float32."""
+    for kernel, code in _ptx(CALLS[name]):
+        if kernel not in ("merge_moments", "add_parts"):
+            moved = re.findall(r"(?:ld|st)\.global(?:\.\w+)*?((?:\.v\d)?\.b\d+)", code)
+            assert ".v4.b32" in moved and set(moved) <= {".v4.b32", ".v2.b32", ".b32"}, (kernel, set(moved))
+
+
+def test_a_pool_s_divisions_are_of_32_bits():
+    """Until there are more rows than that counts."""
+    for kernel, code in _ptx(CALLS["max_pool 3x3 bf16, channels-last"]):
+        assert re.search(r"div\.[su]32", code) and not re.search(r"(div|rem)\.[su]64", code), kernel
+    many = _ptx(lambda: F.max_pool2d(_large(1 << 20, 2, 8192, 256), 2))
+    assert any(re.search(r"div\.[su]64", code) for _, code in many)
+
+
 LARGE = (1 << 31) + 7168  # elements
 
 
@@ -107,6 +155,14 @@ def test_a_spill_would_be_seen():
     with configs.use("product", BM=256, BN=256, BK=32, GROUP=8, MAX_SPLITS=1, num_warps=4, num_stages=2):
         rows = ahead.compile_for("sm_80", CALLS["matmul bf16"])
     assert any(row.spilled for row in rows), rows
+
+
+def test_the_short_table():
+    lines = ahead.markdown({"gelu": CALLS["gelu bf16"], "linear": CALLS["linear bf16, one row"]}, ["sm_80", "sm_90"]).splitlines()
+    assert lines[0] == "| call | kernel | sm_80 | sm_90 |"
+    kernels = [line.split(" | ")[1] for line in lines[2:]]
+    assert kernels == ["`forward`", "`backward`", "`product`"]
+    assert re.fullmatch(r"\| linear \| `product` \| \d+, \d+ K, mma \| \d+, \d+ K, mma \|", lines[-1]) and "spilled" not in lines[-1]
 
 
 def test_configuration_tables():

@@ -67,7 +67,7 @@ def test_a_case_that_fails_does_not_take_the_others_with_it(tmp_path, capsys):
     ones = lambda: torch.ones(3)
     cases = [fake_case("good", ones), fake_case("fails", fails), fake_case("wrong", ones, lambda: torch.zeros(3)), fake_case("last", ones)]
     report = {"rows": [], "skipped": []}
-    gpu.benchmark(cases, report, tmp_path / "r.json", 1e9, 0.0, lambda call: 2.0, lambda call: 4.0, 1e9, lambda: None)
+    assert gpu.benchmark(cases, report, tmp_path / "r.json", 1e9, 0.0, lambda call: 2.0, lambda call: 4.0, 1e9, lambda: None)
     assert json.loads((tmp_path / "r.json").read_text()) == report
     good, failed, wrong, last = report["rows"]
     assert good["ratio"] == last["ratio"] == 1.0 and good["of_copy"] == pytest.approx(0.5)
@@ -75,6 +75,52 @@ def test_a_case_that_fails_does_not_take_the_others_with_it(tmp_path, capsys):
     said = capsys.readouterr().out + gpu.summary(report)
     assert "| fails | failed: RuntimeError: out of resources" in said and "| group | 1.00 | 1.00 | 0.50 | 2 |" in said
     assert "wrong: 1 cases" in said and "failed: 1 cases" in said
+
+
+def test_a_lost_gpu_ends_the_process_and_what_was_measured_stays(tmp_path, capsys):
+    from bench import gpu
+
+    def fails():
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def sync():
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    cases = [fake_case("fails", fails), fake_case("after", lambda: torch.ones(3))]
+    report = {"rows": [], "skipped": []}
+    assert not gpu.benchmark(cases, report, tmp_path / "r.json", 1e9, 0.0, lambda call: 2.0, lambda call: 4.0, 1e9, sync)
+    assert [row["name"] for row in json.loads((tmp_path / "r.json").read_text())["rows"]] == ["fails"]
+    assert gpu.benchmark(cases, report, tmp_path / "r.json", 1e9, 0.0, lambda call: 2.0, lambda call: 4.0, 1e9, lambda: None)
+    assert [row["name"] for row in report["rows"]] == ["fails", "after"]
+
+
+CRASHES = """
+import json, os, sys
+sys.path.insert(0, sys.argv[2])
+import torch
+from bench import gpu
+from bench.gpu_cases import Case
+path = sys.argv[1]
+report = json.load(open(path)) if os.path.exists(path) else {"rows": [], "skipped": []}
+ones = lambda: torch.ones(3)
+calls = {"first": ones, "crashes": lambda: os._exit(9), "hangs": lambda: os.kill(os.getpid(), 9), "last": ones}
+cases = [Case("group", name, lambda call=call: (call, ones, None, {})) for name, call in calls.items()]
+gpu.benchmark(cases, report, path, 1e9, 0.0, lambda call: 2.0, lambda call: 4.0, 1e9, lambda: None)
+"""
+
+
+def test_the_benchmark_goes_on_after_a_case_that_ends_its_process(tmp_path, capsys):
+    import time
+
+    from bench import gpu
+
+    found = tmp_path / "r.json"
+    assert gpu.supervise([sys.executable, "-c", CRASHES, str(found), str(ROOT)], found, time.monotonic(), 1e9) == 0
+    report = json.loads(found.read_text())
+    assert [row["name"] for row in report["rows"]] == ["first", "crashes", "hangs", "last"] and "running" not in report
+    assert ["failed" in row for row in report["rows"]] == [False, True, True, False]
+    assert "it hung or crashed: the process ended with code 9" in report["rows"][1]["failed"]
+    assert "| crashes | failed: it hung or crashed" in capsys.readouterr().out
 
 
 @triton

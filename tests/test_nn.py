@@ -359,7 +359,7 @@ def test_gradient_that_is_the_output_gradient_is_copied():
 
         def vjp(self, x):
             def pullback(dy, needs=True):
-                nn.module.accumulate([self.b], [dy], dy)
+                nn.parameter.accumulate([self.b], [dy], dy)
                 return dy
 
             return x + self.b.data, pullback

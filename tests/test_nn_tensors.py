@@ -12,7 +12,7 @@ import fastdl
 import fastdl.functional as F
 from fastdl import nn, optim
 from fastdl.checkpoint import Checkpoint
-from fastdl.nn.module import accumulate
+from fastdl.nn.parameter import accumulate
 from fastdl.train import evaluate, fit
 
 CLOSE = dict(rtol=1e-9, atol=1e-11)

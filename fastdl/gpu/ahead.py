@@ -1,7 +1,8 @@
 """Compile kernels for a GPU that is not there, and read what they need of it.
 
 ``compile_for("sm_90", call)`` runs ``call`` on meta tensors as if on that device, and compiles what it would have launched, with the
-same arguments and configuration. ``python -m fastdl.gpu.ahead`` prints a table of the main kernels (docs/gpu.md).
+same arguments and configuration. ``python -m fastdl.gpu.ahead`` prints a table of the main kernels, and with ``--markdown`` the
+shorter one of docs/gpu.md.
 """
 
 from __future__ import annotations
@@ -132,6 +133,26 @@ def table(rows: list[Resources]) -> str:
     return "\n".join(lines)
 
 
+# what comes beside a call's own kernels: sums of parts, changes of layout
+_HELPERS = ("add_parts", "add_splits", "columns", "turn", "merge_moments")
+
+
+def markdown(calls: dict, arches=_ARCHES) -> str:
+    """A row for each kernel of a call, a column for each architecture: registers a thread, KiB of shared memory a program, the matrix
+    instruction, and what is spilled. Of a kernel in several configurations, the one with most registers."""
+    lines = [f"| call | kernel | {' | '.join(arches)} |", "|---|---" + "|---" * len(arches) + "|"]
+    for name, call in calls.items():
+        cells: dict[str, dict] = {}
+        for arch in arches:
+            for row in sorted(compile_for(arch, call), key=lambda row: row.registers):
+                if row.kernel not in _HELPERS:
+                    shown = [str(row.registers), f"{-(-row.shared // 1024)} K"] + [row.matrix] * bool(row.matrix)
+                    cells.setdefault(row.kernel, {})[arch] = ", ".join(shown + [f"{row.spilled} spilled"] * bool(row.spilled))
+        for kernel, by_arch in cells.items():
+            lines.append(f"| {name} | `{kernel}` | {' | '.join(by_arch.get(arch, '') for arch in arches)} |")
+    return "\n".join(lines)
+
+
 def main() -> int:
     import argparse
 
@@ -140,8 +161,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m fastdl.gpu.ahead", description="What the main kernels need of a GPU, without one.")
     parser.add_argument("--arch", choices=_ARCHES, nargs="+", default=list(_ARCHES))
     parser.add_argument("names", nargs="*", help=f"which calls (default: all): {', '.join(CALLS)}")
+    parser.add_argument("--markdown", action="store_true", help="a short table: a row for each kernel of a call, a column an architecture")
     options = parser.parse_args()
     os.environ.pop("TRITON_INTERPRET", None)
+    if options.markdown:
+        print(markdown({name: CALLS[name] for name in options.names or CALLS}, options.arch))
+        return 0
     rows = []
     for name in options.names or CALLS:
         for arch in options.arch:

@@ -69,6 +69,7 @@ CALLS = {
         _t(*s) for s in ((192, 64), (192, 64), (192,), (192,)) * 2], True, 2, 0.5, True, seed=1)[:1]),
     "rnn_tanh f32, hidden 512": lambda: _rnn(F.rnn_tanh, 512, SINGLE)(),
     "gru bf16, hidden 1024": lambda: _rnn(F.gru, 1024, BFLOAT, gates=3)(),
+    "gru f32, hidden 1024, both directions": lambda: _rnn(F.gru, 1024, SINGLE, gates=3, directions=2)(),
     "softmax bf16": lambda: _both(F.softmax(_t(8192, 8192), 1)),
     "log_softmax bf16, 128k classes": lambda: _both(F.log_softmax(_t(1024, 131072), 1)),
     "softmax f16, channels": lambda: _both(F.softmax(_t(16, 21, 512, 512, dtype=HALF), 1)),

@@ -1,6 +1,6 @@
 """Functions on float32 values that kernels share. All keep NaN; none overflows where its result does not.
 
-Triton's own exp, log and erf are within a few units in the last place; what is missing there (tanh, expm1, log1p) is made of
+Triton's own exp and log are within a few units in the last place; what is missing there (tanh, expm1, log1p) is made of
 them so that nothing cancels, and runs in Triton's interpreter too, where a device library cannot be called.
 """
 
@@ -20,8 +20,7 @@ def dot(x, y, acc, PRECISION: tl.constexpr):
 @triton.jit
 def sigmoid(x):
     """1 / (1 + exp(-x))."""
-    t = tl.exp(-tl.abs(x))
-    return tl.where(x < 0, t, 1.0) / (1.0 + t)
+    return 1.0 / (1.0 + tl.exp(-x))  # exp may be infinite
 
 
 @triton.jit
@@ -56,8 +55,16 @@ def softplus(x):
 
 @triton.jit
 def normal_cdf(x):
-    """The standard normal distribution function; its lower tail to an absolute, not a relative, accuracy."""
-    return 0.5 * (1.0 + tl.math.erf(x * 0.7071067811865476))
+    """The standard normal distribution function, to 7e-8; its lower tail to that, not to a relative, accuracy.
+
+    The upper tail is 2 to a polynomial in |x|, fitted for the least largest error of the tail, and falls to 0: a third of the
+    instructions of erf, which fused last steps feel.
+    """
+    a = tl.abs(x)
+    p = -0.00019694812363013625 + a * (4.1736238927114755e-05 - a * 3.0383084776985925e-06)
+    p = -0.45921358466148376 + a * (-0.05247718468308449 + a * (0.007033223286271095 + a * (-0.00011221180466236547 + a * p)))
+    tail = tl.exp2(-1.0 + a * (-1.1511046886444092 + a * p))
+    return tl.where(x < 0, tail, 1.0 - tail)
 
 
 @triton.jit

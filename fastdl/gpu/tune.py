@@ -110,11 +110,11 @@ def _grid(**choices):
 
 
 CANDIDATES = {
-    "product_by_tiles": _grid(BM=[128, 256], BN=[128, 256], BK=[64], GROUP=[8, 16], HALVES=[0, 1], num_warps=[8], num_stages=[3, 4]),
+    "product_by_tiles": _grid(BM=[64, 128, 256], BN=[128, 256], BK=[64], GROUP=[8, 16], HALVES=[0, 1], num_warps=[8], num_stages=[3, 4]),
     "product": _grid(BM=[16, 64], BN=[32, 64, 128], BK=[64, 128], GROUP=[8], MAX_SPLITS=[16, 64], num_warps=[4], num_stages=[3, 5]),
     "correlate": _grid(BM=[64, 128], BN=[64, 128, 256], BK=[32, 64], GROUP=[8], MAX_SPLITS=[1, 8], num_warps=[4, 8], num_stages=[3, 4]),
-    "correlate_by_tiles": [{"use": 0}] + _grid(BM=[64, 128, 256], BN=[64, 128, 256], BK=[64], GROUP=[8], num_warps=[4, 8],
-                                               num_stages=[3, 4]),
+    "correlate_by_tiles": [{"use": 0}] + _grid(BM=[64, 128, 256], BN=[64, 128], BK=[64], GROUP=[8], PROGRAMS=[1, 2],
+                                               OUTPUTS_FIRST=[0, 1], num_warps=[4, 8], num_stages=[3, 4]),
     "advance": (_grid(BB=[16, 32], BN=[16], BK=[256, 512], RESIDENT=[131072], num_warps=[4, 8], num_stages=[3])
                 + _grid(BB=[16, 64], BN=[16, 32], BK=[64, 128], RESIDENT=[0], num_warps=[4, 8], num_stages=[3, 4])),
     "retreat": _grid(BB=[16, 32, 64], BN=[16, 32], BK=[64, 128], num_warps=[4, 8], num_stages=[3, 4]),

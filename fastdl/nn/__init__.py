@@ -18,9 +18,11 @@ from .container import Sequential
 from .conv import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from .fusion import fusion
 from .init import get_rng_state, manual_seed, seeded, set_rng_state
+from .layer import OperatorLayer
 from .linear import Embedding, Flatten, Identity, Linear, Unflatten
-from .module import IncompatibleKeys, Module, OperatorLayer, Parameter
+from .module import IncompatibleKeys, Module
 from .norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm, LayerNorm
+from .parameter import Parameter
 from .pool import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,

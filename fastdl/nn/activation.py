@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .. import check
 from . import init
-from .module import OperatorLayer
+from .layer import OperatorLayer
 
 
 class ReLU(OperatorLayer):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .fusion import fused, is_enabled, joined
-from .module import Module, changes, is_tensor
+from .module import Module, changes
+from .parameter import is_tensor
 
 
 class Sequential(Module):

@@ -8,7 +8,8 @@ from .. import check
 from ..ops.activation import check_activation
 from ..ops.conv.geometry import conv_params, read_padding
 from . import init
-from .module import OperatorLayer, is_tensor
+from .layer import OperatorLayer
+from .parameter import is_tensor
 
 _PAD_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}  # torch's names and numpy's
 

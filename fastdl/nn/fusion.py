@@ -22,8 +22,8 @@ from .. import functional as F
 from .activation import ELU, LeakyReLU, ReLU, Sigmoid, Tanh
 from .conv import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from .linear import Linear
-from .module import Parameter
 from .norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from .parameter import Parameter
 from .pool import MaxPool1d, MaxPool2d, MaxPool3d
 
 _enabled = True

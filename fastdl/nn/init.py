@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from .. import check
-from .module import Parameter
+from .parameter import Parameter
 
 _generator = np.random.default_rng()
 _scoped = contextvars.ContextVar("fastdl_generator", default=None)  # what seeded() has put in its place, in this thread alone

@@ -9,7 +9,9 @@ import numpy as np
 from .. import check
 from ..ops.activation import check_activation
 from . import init
-from .module import Module, OperatorLayer, Parameter, is_tensor
+from .layer import OperatorLayer
+from .module import Module
+from .parameter import Parameter, is_tensor
 
 
 class Linear(OperatorLayer):

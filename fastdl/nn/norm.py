@@ -6,7 +6,8 @@ import numpy as np
 
 from .. import check
 from . import init
-from .module import OperatorLayer, Parameter, gradient_lock, is_tensor
+from .layer import OperatorLayer
+from .parameter import Parameter, gradient_lock, is_tensor
 
 
 def _affine(shape, weight: bool, bias: bool, dtype):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from .. import check
 from ..ops.conv.geometry import read_padding
-from .module import OperatorLayer
+from .layer import OperatorLayer
 
 
 class _Pool(OperatorLayer):

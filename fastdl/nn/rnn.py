@@ -9,7 +9,8 @@ import numpy as np
 from .. import check
 from .. import functional as F
 from . import init
-from .module import Module, accumulate, is_tensor, wants_gradient
+from .module import Module
+from .parameter import accumulate, is_tensor, wants_gradient
 
 
 def _check_needs(layer, needs, given):

@@ -8,7 +8,8 @@ import secrets
 
 import numpy as np
 
-from .module import Module, as_array
+from .module import Module
+from .parameter import as_array
 
 
 def save(model_or_state, path) -> None:

@@ -85,5 +85,5 @@ def gradient_of_last_step(grad, source, activation: Activation | None, from_inpu
 def add_columns(parts, out) -> None:
     """out (channels,) becomes the sum of parts (n, channels), float32 and contiguous, over the first axis."""
     n_parts, channels = parts.shape
-    config = configs.pick("add_parts", device.of(out))
+    config = configs.pick("add_parts", device.of(out), parts=n_parts)
     launch(add_parts, (cdiv(channels, config["BC"]),), out, parts, out, n_parts, channels, **config)

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import check
 from ..nn import Parameter
-from ..nn.module import is_tensor
+from ..nn.parameter import is_tensor
 from .gradients import clip_scale, gradients_norm, scale_gradients
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import check
 from ..nn import Parameter
-from ..nn.module import as_array, edit_all, is_tensor
+from ..nn.parameter import as_array, edit_all, is_tensor
 from .gradients import clip_scale, compiled, gradients_norm
 
 _BLOCK = 1 << 15  # elements: six float32 arrays of 128 KB fit a 1 MB second-level cache, and Python's share of the time is small

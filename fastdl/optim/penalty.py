@@ -6,7 +6,7 @@ import numpy as np
 
 from .. import check
 from ..nn import Parameter
-from ..nn.module import is_tensor
+from ..nn.parameter import is_tensor
 
 
 class Penalty:

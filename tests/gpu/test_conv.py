@@ -93,10 +93,16 @@ def test_same_padding():
           n=17 * 6)
 
 
-@pytest.mark.parametrize("dtype", DTYPES[1:], ids=NAMES[1:])
-@pytest.mark.parametrize("activation", [None, "gelu"])
-def test_boxes(dtype, activation):
+@pytest.mark.parametrize("dtype,activation,outputs_first", [(torch.float16, None, 1), (torch.float16, "gelu", 0),
+                                                            (torch.bfloat16, None, 0), (torch.bfloat16, "gelu", 1)])
+def test_boxes(dtype, activation, outputs_first):
     """The copy engine's way: boxes over image edges and beyond the batch, dilation, one-sided padding, the data gradient."""
+    blocks = dict(BM=32, BN=16, BK=16) if DEVICE == "cpu" else dict(BM=128, BN=64, BK=16)
+    with configs.use("correlate_by_tiles", GROUP=2, PROGRAMS=1, OUTPUTS_FIRST=outputs_first, num_warps=4, num_stages=1, **blocks):
+        _boxes(dtype, activation)
+
+
+def _boxes(dtype, activation):
     act = getattr(TF, activation) if activation else lambda z: z
     for shape, w, options in (((3, 16, 7, 9), (24, 16, 3, 3), {"padding": 1}),
                               ((5, 32, 3, 3), (8, 32, 2, 3), {"dilation": (1, 2), "padding": 2})):

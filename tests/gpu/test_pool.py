@@ -50,6 +50,31 @@ def test_indices_equals_and_nan(layout):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("options", [dict(kernel_size=3, stride=2, padding=1), dict(kernel_size=2),
+                                     dict(kernel_size=(2, 4), stride=2, padding=(0, 2)), dict(kernel_size=3, dilation=2),
+                                     dict(kernel_size=5, stride=(3, 2), padding=2, ceil_mode=True)])
+def test_without_a_gradient_to_come(options, layout):
+    """No place is kept then: NaN and infinities all the same."""
+    x = randn(2, 16, 8, 10).round()
+    x[0, 0, 2, 3] = x[0, 1, :3, :3] = float("nan")
+    x[1, 2] = float("-inf")
+    x[1, 3, 4, 5] = float("inf")
+    check(F.max_pool2d, TF.max_pool2d, [x], options, kind="exact", layout=layout, gradients=False)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=NAMES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kind", ["max", "avg"])
+@pytest.mark.parametrize("ndim,shape,window", [(2, (2, 3, 6, 8), 2), (2, (1, 8, 6, 9), (2, 3)), (3, (1, 2, 2, 6, 4), (1, 3, 2)),
+                                               (1, (2, 3, 72), 2)])
+def test_windows_that_cover_the_input(ndim, shape, window, kind, layout, dtype):
+    """Side by side: the gradient goes from each cell to its window."""
+    op = f"{kind}_pool{ndim}d"
+    x = randn(*shape).round()
+    check(getattr(F, op), getattr(TF, op), [x], dict(kernel_size=window), n=6, dtype=dtype, layout=layout)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("options", [dict(count_include_pad=False), dict(divisor_override=3), dict(ceil_mode=True)])
 def test_divisors(options, layout):
     check(F.avg_pool2d, TF.avg_pool2d, [randn(2, 3, 7, 8)], dict(kernel_size=3, stride=2, padding=1, **options), n=9, layout=layout)

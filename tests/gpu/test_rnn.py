@@ -60,7 +60,7 @@ def test_programs_wait_for_one_another(mode, resident, monkeypatch):
     monkeypatch.setattr(triton_backend, "_plan", lambda *a: plans.append(plan(*a)) or plans[-1])
     blocks = dict(BB=16, BN=16, BK=16, num_warps=4, num_stages=1)
     with configs.use("advance", **blocks, RESIDENT=resident), configs.use("retreat", **blocks), programs_at_once():
-        run(mode, hidden=20, batch=50, directions=2)
+        run(mode, hidden=20, batch=34, directions=2)
     assert [p.grid for p in plans] == [(2, 2, 2)] * 2 and all(p.options["ONE_LAUNCH"] for p in plans)
     assert plans[0].options["RESIDENT"] is bool(resident)
 

@@ -3,6 +3,9 @@
 A tile is a box of BI images by BH by BW positions; the box that a tap meets is the same box moved, which the copy engine loads with
 zeros for what lies outside the image. So there is no index arithmetic and no mask in the loop, and the padding costs nothing. Box
 sizes are powers of two; those that cover the output with the fewest boxes are taken.
+
+On Hopper a tile is multiplied as weights @ positions and turned when it is stored (OUTPUTS_FIRST): a box becomes a matrix by a change
+of its shape, after which Triton 3.6 to 3.9 take a first operand through registers, but a second one from shared memory as it lies.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from .triton_correlate import larger
 def correlate_by_tiles(x, w, y, z, bias, tiles_n, tiles_h, tiles_w, C, K, first_h, first_w, step_h, step_w, slope, programs,
                        TH: tl.constexpr, TW: tl.constexpr, SCATTER: tl.constexpr, BI: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr,
                        BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr, ACT: tl.constexpr, HAS_BIAS: tl.constexpr,
-                       KEEP: tl.constexpr, PRECISION: tl.constexpr, POOL: tl.constexpr):
+                       KEEP: tl.constexpr, PRECISION: tl.constexpr, POOL: tl.constexpr, OUTPUTS_FIRST: tl.constexpr):
     """x (N, H, W, C), y and z (N, H', W', K); w as (its first size, taps * its last). SCATTER: w's first size meets x's channels.
 
     POOL: y (N, H' / 2, W' / 2, K), the largest of each window of 2 x 2 positions.
@@ -39,7 +42,10 @@ def correlate_by_tiles(x, w, y, z, bias, tiles_n, tiles_h, tiles_w, C, K, first_
         h0 = im // tiles_w % tiles_h * BH
         n0 = im // (tiles_w * tiles_h) * BI
         k0 = ik * BN
-        acc = tl.zeros((BM, BN), tl.float32)
+        if OUTPUTS_FIRST:
+            acc = tl.zeros((BN, BM), tl.float32)
+        else:
+            acc = tl.zeros((BM, BN), tl.float32)
         for step in range(TH * TW * blocks):
             tap = step // blocks
             c = step % blocks * BK
@@ -48,7 +54,12 @@ def correlate_by_tiles(x, w, y, z, bias, tiles_n, tiles_h, tiles_w, C, K, first_
                 b = w.load([c, tap * K + k0])
             else:
                 b = w.load([k0, tap * C + c]).T
-            acc = dot(a, b, acc, PRECISION)
+            if OUTPUTS_FIRST:
+                acc = dot(b.T, a.T, acc, PRECISION)
+            else:
+                acc = dot(a, b, acc, PRECISION)
+        if OUTPUTS_FIRST:
+            acc = acc.T
         if HAS_BIAS:
             k = k0 + tl.arange(0, BN)
             acc += tl.load(bias + k, mask=k < K, other=0.0).to(tl.float32)[None, :]
@@ -111,7 +122,7 @@ def run(x, w, axes, outputs, config, *, reduce_over, bias=None, activation=None,
     of_y = TensorDescriptor.from_tensor(y, [shape[0], shape[1] // window, shape[2] // window, bn])
     of_z = TensorDescriptor.from_tensor(z, [*shape, bn]) if keep else of_y
     tiles = [cdiv(size, b) for size, b in zip((n, size[0] * window, size[1] * window), shape, strict=True)]
-    programs = min(where.multiprocessors, tiles[0] * tiles[1] * tiles[2] * cdiv(outputs, bn))
+    programs = min(where.multiprocessors * config.pop("PROGRAMS"), tiles[0] * tiles[1] * tiles[2] * cdiv(outputs, bn))
     launch(correlate_by_tiles, (programs,), x, of_x, of_w, of_y, of_z, bias, *tiles, channels, outputs, high.in_first, wide.in_first,
            high.in_step, wide.in_step, float(slope), programs, TH=high.taps, TW=wide.taps, SCATTER=not reduce_over,
            BI=shape[0], BH=shape[1], BW=shape[2], ACT=name, HAS_BIAS=bias is not None, KEEP=keep, POOL=pool,

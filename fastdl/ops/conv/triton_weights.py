@@ -24,7 +24,7 @@ def weight_gradient(dy, x, parts, P, K, C, groups, size_d, size_h, size_w, qd, q
                     stride_d, stride_h, stride_w, before_d, before_h, before_w, step_d, step_h, step_w, chunk, tiles, part_size,
                     TD: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, FLAT: tl.constexpr,
                     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr):
-    """parts: (splits, groups * K, taps * C) float32; K and C are a group's channels."""
+    """parts: (splits, groups * K, taps * C), float32 where there are several; K and C are a group's channels."""
     t = tl.program_id(0)
     split, t = t // tiles, t % tiles
     if FLAT:
@@ -81,7 +81,7 @@ def weight_gradient(dy, x, parts, P, K, C, groups, size_d, size_h, size_w, qd, q
         b = tl.load(x + group * C + at, mask=mask, other=0.0)
         acc = dot(a, b, acc, PRECISION)
     where = split.to(tl.int64) * part_size + (group * K + k).to(tl.int64)[:, None] * (TD * TH * TW * C) + r[None, :]
-    tl.store(parts + where, acc, mask=(k < K)[:, None] & in_c[None, :])
+    tl.store(parts + where, acc.to(parts.dtype.element_ty), mask=(k < K)[:, None] & in_c[None, :])
 
 
 def run(dy, x, params, kernel, *, tf32=True):
@@ -104,10 +104,11 @@ def run(dy, x, params, kernel, *, tf32=True):
     splits = max(1, min(config.pop("MAX_SPLITS"), 2 * where.multiprocessors // tiles, cdiv(positions, 4 * config["BK"])))
     chunk = cdiv(cdiv(positions, config["BK"]), splits) * config["BK"]
     splits = cdiv(positions, chunk)
-    parts = torch.empty((splits, dw.numel()), dtype=torch.float32, device=x.device)
+    parts = dw if splits == 1 else torch.empty((splits, dw.numel()), dtype=torch.float32, device=x.device)
     launch(weight_gradient, (tiles * splits,), x, dy, x, parts, positions, out_group, per_group, groups, *x.shape[2:], *cells,
            dy.stride(0), *dy.stride()[2:], x.stride(0), *x.stride()[2:], *params.stride, *(b for b, _ in params.padding), *params.dilation,
            chunk, tiles, dw.numel(), TD=kernel[0], TH=kernel[1], TW=kernel[2], FLAT=flat, PRECISION=device.precision(x, where, tf32),
            **config)
-    add_columns(parts, dw.view(-1))
+    if splits > 1:
+        add_columns(parts, dw.view(-1))
     return dw.movedim(-1, 1)

@@ -140,8 +140,11 @@ def batch_norm_backward(grad, arrays, saved, params, needs):
 
 
 # ------------------------------------------------------------------------------------------------ group_norm
-def _group_tile(x, where):
-    return configs.pick("groups", device.of(x), side_by_side=int(where[-1] == 1))
+def _group_tile(x, where, per_group):
+    side_by_side = where[-1] == 1
+    tile = configs.pick("groups", device.of(x), side_by_side=int(side_by_side))
+    wide = min(tile["BC"], power_of_two(per_group))
+    return tile | dict(BC=wide, BS=tile["BS"] * tile["BC"] // wide, UNIT=math.gcd(per_group, 16))
 
 
 def group_norm(arrays, params, train):
@@ -152,9 +155,10 @@ def group_norm(arrays, params, train):
     items = x.shape[0] * params.num_groups
     mean, inverse_std = torch.empty((2, items), dtype=torch.float32, device=x.device)
     if y.numel():
+        per_group = channels // params.num_groups
+        tile = _group_tile(x, where, per_group)
         launch(triton_groups.group_norm, (items,), x, x, _flat(weight), _flat(bias), y, mean, inverse_std, params.num_groups,
-               channels // params.num_groups, size, sn, sc, ss, float(params.eps), WEIGHT=weight is not None, BIAS=bias is not None,
-               **_group_tile(x, where))
+               per_group // tile["UNIT"], size, sn, sc, ss, float(params.eps), WEIGHT=weight is not None, BIAS=bias is not None, **tile)
     return y, (x, mean, inverse_std)
 
 
@@ -167,6 +171,8 @@ def group_norm_backward(grad, arrays, saved, params, needs):
     if x.numel() == 0:
         return dx, *(torch.zeros_like(a) if need else None for a, need in zip(arrays[1:], needs[1:], strict=True))
     parts = torch.empty((2, x.shape[0], channels), dtype=torch.float32, device=x.device)
+    per_group = channels // params.num_groups
+    tile = _group_tile(x, where, per_group)
     launch(triton_groups.group_norm_backward, (mean.numel(),), x, laid_out_as(grad, x), x, _flat(weight), mean, inverse_std, dx, *parts,
-           params.num_groups, channels // params.num_groups, size, sn, sc, ss, WEIGHT=weight is not None, **_group_tile(x, where))
+           params.num_groups, per_group // tile["UNIT"], size, sn, sc, ss, WEIGHT=weight is not None, **tile)
     return dx, *(_sum(part, x) if need else None for part, need in zip(parts, needs[1:], strict=True))

@@ -8,8 +8,9 @@ from .triton_channels import merge
 
 @triton.jit
 def group_norm(x, weight, bias, y, mean, inverse_std, groups, G, S, sn, sc, ss, eps, WEIGHT: tl.constexpr, BIAS: tl.constexpr,
-               BS: tl.constexpr, BC: tl.constexpr):
-    """x (N, groups * G, S): G channels in a group."""
+               UNIT: tl.constexpr, BS: tl.constexpr, BC: tl.constexpr):
+    """x (N, groups * G, S): G channels in a group, given in UNITs, so that the compiler knows what divides it."""
+    G = G * UNIT
     item = tl.program_id(0)
     n, group = item // groups, item % groups
     base = n.to(tl.int64) * sn + group.to(tl.int64) * G * sc
@@ -49,8 +50,9 @@ def group_norm(x, weight, bias, y, mean, inverse_std, groups, G, S, sn, sc, ss, 
 
 @triton.jit
 def group_norm_backward(grad, x, weight, mean, inverse_std, dx, dweight, dbias, groups, G, S, sn, sc, ss, WEIGHT: tl.constexpr,
-                        BS: tl.constexpr, BC: tl.constexpr):
+                        UNIT: tl.constexpr, BS: tl.constexpr, BC: tl.constexpr):
     """dx, and for each sample and channel its terms of the gradients of weight and bias: (N, C) float32."""
+    G = G * UNIT
     item = tl.program_id(0)
     n, group = item // groups, item % groups
     base = n.to(tl.int64) * sn + group.to(tl.int64) * G * sc

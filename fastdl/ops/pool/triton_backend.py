@@ -26,10 +26,11 @@ class Layout(NamedTuple):
         return (self.n * d * h, w) if self.planar else (self.n * d * h * w, self.channels)
 
     def strides(self, size):
-        """(item, d, h, w) of dense memory."""
+        """((item, d, h, w) of dense memory in units, the unit): the largest power of two up to 16 that divides what lanes do not walk."""
         d, h, w = size
         c = 1 if self.planar else self.channels
-        return d * h * w * c, h * w * c, w * c, c
+        unit = math.gcd(w * c if self.planar else c, 16)
+        return tuple(s // unit for s in (d * h * w * c, h * w * c, w * c, c)), unit
 
 
 def _layout(x):
@@ -64,7 +65,8 @@ def _constants(params, adaptive):
 def _tile(x, rows, lanes, planar):
     config = configs.pick("pool", device.of(x), bytes=x.element_size(), planar=int(planar))
     width = min(power_of_two(lanes), config["LANES"])
-    return dict(BR=max(1, config["ELEMENTS"] // width), BL=width, num_warps=config["num_warps"])
+    height = max(1, config["ELEMENTS"] // width)
+    return dict(BR=height, BL=width, MANY=rows + height >= 1 << 31, num_warps=config["num_warps"])
 
 
 def _pool(x, params, maximum, keep):
@@ -88,10 +90,20 @@ def _pool(x, params, maximum, keep):
         launch(triton_windows.mean_of_rows, (cdiv(layout.n, tile["BR"]),), x, x, y, layout.n, n, **tile)
         return y, None, None
     tile = _tile(x, rows, lanes, layout.planar)
-    launch(triton_windows.pool, (cdiv(rows, tile["BR"]), cdiv(lanes, tile["BL"])), x, x, y, index, places, rows, lanes, *size, *out,
-           *layout.strides(size), *layout.strides(out), float(params.divisor_override or 1), **_constants(params, adaptive),
-           LANES_ARE_W=layout.planar, MAX=maximum, KEEP=keep, PLACES=params.return_indices, **tile)
+    (x_strides, x_unit), (y_strides, y_unit) = layout.strides(size), layout.strides(out)
+    pairs = layout.planar and not adaptive and params.stride[2] == 2 and params.dilation[2] == 1
+    launch(triton_windows.pool, (cdiv(rows, tile["BR"]), cdiv(lanes, tile["BL"])), x, x, y, index, places, rows, lanes // y_unit,
+           *size, *out, *x_strides, *y_strides, float(params.divisor_override or 1), **_constants(params, adaptive),
+           LANES_ARE_W=layout.planar, PAIRS=pairs, MAX=maximum, KEEP=keep, PLACES=params.return_indices, X_UNIT=x_unit, Y_UNIT=y_unit,
+           **tile)
     return y, index, places
+
+
+def _side_by_side(params, adaptive, size):
+    """Whether the windows cover the input and none meets another."""
+    return (not adaptive and params.stride == params.window and params.padding == ((0, 0),) * 3
+            and all(d == 1 or k == 1 for d, k in zip(params.dilation, params.window, strict=True))
+            and all(o * k == n for o, k, n in zip(params.out, params.window, size, strict=True)))
 
 
 def _pool_backward(grad, x, params, index, maximum):
@@ -103,15 +115,24 @@ def _pool_backward(grad, x, params, index, maximum):
         return dx.zero_()
     grad = grad.contiguous() if planar else grad.movedim(1, -1).contiguous().movedim(-1, 1)
     size, out = tuple(x.shape[2:]), params.out
+    (x_strides, x_unit), (y_strides, y_unit) = layout.strides(size), layout.strides(out)
+    if _side_by_side(params, adaptive, size):
+        rows, lanes = layout.rows_and_lanes(out)
+        tile = _tile(x, rows, lanes, planar)
+        divisor = params.divisor_override or math.prod(params.window)
+        window = dict(zip(("WD", "WH", "WW"), params.window, strict=True))
+        launch(triton_windows.spread, (cdiv(rows, tile["BR"]), cdiv(lanes, tile["BL"])), x, grad, index, dx, rows, lanes // y_unit, *out,
+               *x_strides, *y_strides, float(divisor), LANES_ARE_W=planar, MAX=maximum, X_UNIT=x_unit, Y_UNIT=y_unit, **window, **tile)
+        return dx
     if adaptive:
         many = [cdiv(o, n) + 1 for n, o in zip(size, out, strict=True)]
     else:
         many = [cdiv(k, s) if d == 1 else k for k, s, d in zip(params.window, params.stride, params.dilation, strict=True)]
     rows, lanes = layout.rows_and_lanes(size)
     tile = _tile(x, rows, lanes, planar)
-    launch(triton_windows.pool_backward, (cdiv(rows, tile["BR"]), cdiv(lanes, tile["BL"])), x, grad, index, dx, rows, lanes, *size, *out,
-           *layout.strides(size), *layout.strides(out), float(params.divisor_override or 1), **_constants(params, adaptive),
-           JD=many[0], JH=many[1], JW=many[2], LANES_ARE_W=planar, MAX=maximum, **tile)
+    launch(triton_windows.pool_backward, (cdiv(rows, tile["BR"]), cdiv(lanes, tile["BL"])), x, grad, index, dx, rows, lanes // x_unit,
+           *size, *out, *x_strides, *y_strides, float(params.divisor_override or 1), **_constants(params, adaptive),
+           JD=many[0], JH=many[1], JW=many[2], LANES_ARE_W=planar, MAX=maximum, X_UNIT=x_unit, Y_UNIT=y_unit, **tile)
     return dx
 
 

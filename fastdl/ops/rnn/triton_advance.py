@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from ...gpu.math import dot
-from .triton_steps import backward_step, forward_step, keep_gates, store_gate
+from .triton_steps import backward_step, forward_step, keep_step, kept_of_step, store_gates
 
 
 @triton.jit
@@ -124,12 +124,7 @@ def advance(gates, w, bias_n, lengths, states, cell, y, before, cells, inner, co
             if MODE == "lstm":
                 tl.store(cell_at, new_c, mask=mask)
             if TRAIN:
-                tl.store(before + place, h.to(before.dtype.element_ty), mask=mask)
-                keep_gates(gates, step * (GATES * H), u, H, mask, g0, g1, g2, g3, MODE)
-                if MODE == "lstm":
-                    tl.store(cells + place, new_c, mask=mask)
-                if MODE == "gru":
-                    tl.store(inner + place, m.to(inner.dtype.element_ty), mask=mask)
+                keep_step(gates, before, cells, inner, step * (GATES * H), place, u, H, mask, h, new_c, g0, g1, g2, g3, m, MODE)
         if ONE_LAUNCH:
             wait_for_all(counters + (direction * parts + part) * 32, (s - first + 1) * tl.num_programs(1))
 
@@ -176,32 +171,15 @@ def retreat(gates, w, c0, lengths, dy, carry, dc_state, before, cells, inner, d_
                     into += tl.load(dy + place, mask=mask & live, other=0.0).to(tl.float32)
                 into = tl.where(live, into, 0.0)
                 dc = into
-                old, after, m = into, into, into
-                if MODE == "gru":
-                    old = tl.load(before + place, mask=mask, other=0.0).to(tl.float32)
-                    m = tl.load(inner + place, mask=mask, other=0.0).to(tl.float32)
+                old, after, m = kept_of_step(before, cells, inner, c0, here, t, direction, b, u, T, B, H, mask, into, MODE, C0, R)
                 if MODE == "lstm":
                     kept_dc = tl.load(dc_state + here, mask=mask, other=0.0)
                     dc = tl.where(live, kept_dc, 0.0)
-                    after = tl.load(cells + place, mask=mask, other=0.0)
-                    earlier = tl.where(direction == 0, t - 1, t + 1)
-                    exists = in_b[:, None] & ((earlier + b * 0) >= 0)[:, None] & ((earlier + b * 0) < T)[:, None]
-                    old_place = ((earlier.to(tl.int64) * B + b) * R + direction)[:, None] * H + u[None, :]
-                    old = tl.load(cells + old_place, mask=mask & exists, other=0.0)
-                    if C0:
-                        old = tl.where(exists, old, tl.load(c0 + here, mask=mask, other=0.0).to(tl.float32))
                 row = step * (GATES * H)
                 d0, d1, d2, d3, at_inner, past, old_dc = backward_step(gates, row, u, H, mask, into, dc, old, after, m, MODE)
-                store_gate(d_input, row, u, 0, H, mask, d0)
-                if GATES > 1:
-                    store_gate(d_input, row, u, 1, H, mask, d1)
-                    store_gate(d_input, row, u, 2, H, mask, d2)
-                if GATES > 3:
-                    store_gate(d_input, row, u, 3, H, mask, d3)
+                store_gates(d_input, row, u, H, mask, d0, d1, d2, d3, MODE)
                 if MODE == "gru":
-                    store_gate(d_state, row, u, 0, H, mask, d0)
-                    store_gate(d_state, row, u, 1, H, mask, d1)
-                    store_gate(d_state, row, u, 2, H, mask, at_inner)
+                    store_gates(d_state, row, u, H, mask, d0, d1, at_inner, d3, MODE)
                 tl.store(carry + here, tl.where(live, past, dh), mask=mask)
                 if MODE == "lstm":
                     tl.store(dc_state + here, tl.where(live, old_dc, kept_dc), mask=mask)

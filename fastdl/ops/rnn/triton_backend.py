@@ -71,7 +71,11 @@ def _plan(kernel, x, batch, hidden, directions, mode):
     widths = [n for n in (config["BN"], 2 * config["BN"]) if cdiv(hidden, n) * directions <= together]
     width = widths[0] if widths else config["BN"]
     if width > config["BN"]:
-        config |= dict(BN=width, num_warps=min(8, 2 * config["num_warps"]) if x.element_size() == 2 else config["num_warps"])
+        config |= dict(BN=width)
+        if x.element_size() == 2 or kernel == "advance":  # the narrow tiles of a float32 retreat leave four warps enough registers
+            config["num_warps"] = min(8, 2 * config["num_warps"])
+        if x.element_size() == 4:  # three products of each wide tile of weights: less of it at once, or registers do not suffice
+            config["BK"] = min(config["BK"], 64)
     config["BB"] = min(config["BB"], max(16, power_of_two(batch)))
     tiles, rows = cdiv(hidden, width), cdiv(batch, config["BB"])
     parts = min(rows, together // (tiles * directions)) if widths else rows

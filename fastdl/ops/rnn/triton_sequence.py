@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from ...gpu.math import dot
-from .triton_steps import backward_step, forward_step, keep_gates, store_gate
+from .triton_steps import backward_step, forward_step, keep_step, kept_of_step, store_gates
 
 
 @triton.jit
@@ -75,12 +75,7 @@ def sequence(gates, w, bias_n, h0, c0, lengths, y, h_n, c_n, before, cells, inne
         else:
             tl.store(y + place, new.to(y.dtype.element_ty), mask=mask)
         if TRAIN:
-            tl.store(before + place, h.to(before.dtype.element_ty), mask=mask)
-            keep_gates(gates, step * (GATES * H), u, H, mask, g0, g1, g2, g3, MODE)
-            if MODE == "lstm":
-                tl.store(cells + place, new_c, mask=mask)
-            if MODE == "gru":
-                tl.store(inner + place, m.to(inner.dtype.element_ty), mask=mask)
+            keep_step(gates, before, cells, inner, step * (GATES * H), place, u, H, mask, h, new_c, g0, g1, g2, g3, m, MODE)
         h = new
         c = new_c
     tl.store(h_n + state, h.to(h_n.dtype.element_ty), mask=mask)
@@ -126,34 +121,18 @@ def sequence_backward(gates, w, c0, lengths, dy, dh_n, dc_n, before, cells, inne
             into += tl.load(dy + place, mask=mask & live, other=0.0).to(tl.float32)
         into = tl.where(live, into, 0.0)
         into_c = tl.where(live, into_c, 0.0)
-        old, after, m = into, into, into
-        if MODE == "gru":
-            old = tl.load(before + place, mask=mask, other=0.0).to(tl.float32)
-            m = tl.load(inner + place, mask=mask, other=0.0).to(tl.float32)
-        if MODE == "lstm":
-            after = tl.load(cells + place, mask=mask, other=0.0)
-            earlier = tl.where(direction == 0, t - 1, t + 1)
-            exists = in_b[:, None] & ((earlier + b * 0) >= 0)[:, None] & ((earlier + b * 0) < T)[:, None]
-            old_place = ((earlier.to(tl.int64) * B + b) * R + direction)[:, None] * H + u[None, :]
-            old = tl.load(cells + old_place, mask=mask & exists, other=0.0)
-            if C0:
-                old = tl.where(exists, old, tl.load(c0 + state, mask=mask, other=0.0).to(tl.float32))
+        old, after, m = kept_of_step(before, cells, inner, c0, state, t, direction, b, u, T, B, H, mask, into, MODE, C0, R)
         d0, d1, d2, d3, at_inner, past, old_dc = backward_step(gates, step * (GATES * H), u, H, mask, into, into_c, old, after, m, MODE)
         row = step * (GATES * H)
-        store_gate(d_input, row, u, 0, H, mask, d0)
+        if MODE == "gru":
+            store_gates(d_state, row, u, H, mask, d0, d1, at_inner, d3, MODE)
         new = past + dot(d0.to(w.dtype.element_ty), w0, tl.zeros((BB, HB), tl.float32), PRECISION)
         if GATES > 1:
-            store_gate(d_input, row, u, 1, H, mask, d1)
-            store_gate(d_input, row, u, 2, H, mask, d2)
             new = dot(d1.to(w.dtype.element_ty), w1, new, PRECISION)
             new = dot((at_inner if MODE == "gru" else d2).to(w.dtype.element_ty), w2, new, PRECISION)
         if GATES > 3:
-            store_gate(d_input, row, u, 3, H, mask, d3)
             new = dot(d3.to(w.dtype.element_ty), w3, new, PRECISION)
-        if MODE == "gru":
-            store_gate(d_state, row, u, 0, H, mask, d0)
-            store_gate(d_state, row, u, 1, H, mask, d1)
-            store_gate(d_state, row, u, 2, H, mask, at_inner)
+        store_gates(d_input, row, u, H, mask, d0, d1, d2, d3, MODE)
         dh = tl.where(live, new, dh)
         dc = tl.where(live, old_dc, dc)
     tl.store(dh0 + state, dh.to(dh0.dtype.element_ty), mask=mask)

@@ -48,14 +48,45 @@ def forward_step(gates, row, unit, H, mask, a0, a1, a2, a3, bias_n, h, c, MODE: 
 
 
 @triton.jit
-def keep_gates(gates, row, unit, H, mask, g0, g1, g2, g3, MODE: tl.constexpr):
-    """In the place of the input's share, which is spent."""
+def store_gates(gates, row, unit, H, mask, g0, g1, g2, g3, MODE: tl.constexpr):
+    """A value of each of the cell's gates."""
     store_gate(gates, row, unit, 0, H, mask, g0)
     if MODE == "gru" or MODE == "lstm":
         store_gate(gates, row, unit, 1, H, mask, g1)
         store_gate(gates, row, unit, 2, H, mask, g2)
     if MODE == "lstm":
         store_gate(gates, row, unit, 3, H, mask, g3)
+
+
+@triton.jit
+def keep_step(gates, before, cells, inner, row, place, unit, H, mask, h, c, g0, g1, g2, g3, m, MODE: tl.constexpr):
+    """What a step's gradient wants: h before it, lstm's c after it, gru's W_hn h + b_hn, and in place of the input's share the gates."""
+    tl.store(before + place, h.to(before.dtype.element_ty), mask=mask)
+    store_gates(gates, row, unit, H, mask, g0, g1, g2, g3, MODE)
+    if MODE == "lstm":
+        tl.store(cells + place, c, mask=mask)
+    if MODE == "gru":
+        tl.store(inner + place, m.to(inner.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def kept_of_step(before, cells, inner, c0, here, t, direction, b, unit, T, B, H, mask, none, MODE: tl.constexpr, C0: tl.constexpr,
+                 R: tl.constexpr):
+    """(h (gru) or c (lstm) before step t, c after it, gru's W_hn h + b_hn); ``none`` for what the cell has not. here: places in c0."""
+    place = ((t.to(tl.int64) * B + b) * R + direction)[:, None] * H + unit[None, :]
+    old, after, m = none, none, none
+    if MODE == "gru":
+        old = tl.load(before + place, mask=mask, other=0.0).to(tl.float32)
+        m = tl.load(inner + place, mask=mask, other=0.0).to(tl.float32)
+    if MODE == "lstm":
+        after = tl.load(cells + place, mask=mask, other=0.0)
+        earlier = tl.where(direction == 0, t - 1, t + 1)
+        exists = (b < B)[:, None] & ((earlier + b * 0) >= 0)[:, None] & ((earlier + b * 0) < T)[:, None]
+        old_place = ((earlier.to(tl.int64) * B + b) * R + direction)[:, None] * H + unit[None, :]
+        old = tl.load(cells + old_place, mask=mask & exists, other=0.0)
+        if C0:
+            old = tl.where(exists, old, tl.load(c0 + here, mask=mask, other=0.0).to(tl.float32))
+    return old, after, m
 
 
 @triton.jit
