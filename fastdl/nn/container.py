@@ -64,7 +64,7 @@ class Sequential(Module):
 
     def vjp(self, x):
         layers, pullbacks = [], []
-        for layer, options in fused(self):
+        for layer, options in fused(self, pool=not is_tensor(x)):
             x, pullback = layer.vjp(x, **options)
             layers.append(layer)
             pullbacks.append(pullback)
