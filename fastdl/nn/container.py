@@ -9,8 +9,8 @@ from .module import Module, changes, is_tensor
 class Sequential(Module):
     """Layers one after another, by number or, given one dict, by name; its ``state_dict`` keys are torch's ("0.weight").
 
-    An activation runs as the last step of a convolution or linear layer before it; in inference, a batch-norm and a max-pool
-    may too (:class:`fastdl.nn.fusion`).
+    An activation runs as the last step of a convolution or linear layer before it, and a 2 x 2 max-pool after that; in inference, a
+    batch-norm may too (:class:`fastdl.nn.fusion`).
     ``pullback(dy, needs=False)`` stops at the first layer that has something to train.
     """
 
