@@ -11,8 +11,9 @@ import math
 import numpy as np
 
 from ...cpu import parallel
+from ...cpu.features import caches
 from ...cpu.thresholds import POOLED
-from ...cpu.workspace import NOTHING, workspace
+from ...cpu.workspace import NOTHING, recycled, workspace
 from ..layout import empty_in_layout, is_channels_last
 from . import reference
 from .geometry import AdaptiveParams
@@ -109,10 +110,26 @@ def _threads(elements):
     return parallel.team() if elements > POOLED else (0, 1)
 
 
+def _empty(shape, dtype, last):
+    """(an uninitialised answer, channels side by side if last; whether such a one is written past the caches).
+
+    What is larger than the last of them is memory from the system, which is zeroed page by page and takes as long as writing it: it is
+    used again.
+    """
+    elements = math.prod(shape)
+    if elements * dtype.itemsize <= caches().l3:
+        return empty_in_layout(shape, dtype, last), False
+    y = recycled(elements, dtype)
+    if not last:
+        return y.reshape(shape), False
+    n, channels, *size = shape
+    return y.reshape(n, *size, channels).transpose(0, 4, 1, 2, 3), channels * dtype.itemsize % 16 == 0
+
+
 # ------------------------------------------------------------------------------------------------ forward
 def _reduce(x, plan, of_rows, of_pixels):
     dtype, last = x.dtype, is_channels_last(x)
-    y = empty_in_layout(x.shape[:2] + plan.out, dtype, last)
+    y, past = _empty(x.shape[:2] + plan.out, dtype, last)
     if not y.size:
         return y
     if plan.identity:
@@ -121,7 +138,7 @@ def _reduce(x, plan, of_rows, of_pixels):
     x = _readable(x, last)
     pool, slots = _threads(x.size)
     if last:
-        of_pixels[dtype.char](pool, x, plan.forward, plan.divisors, y)
+        of_pixels[dtype.char](pool, x, plan.forward, plan.divisors, y, past)
     else:
         x, plan = _as_rows(x, plan)
         way, segment, block, pitch = plan.reduce_way
@@ -140,18 +157,18 @@ def _bound(x, plan, of_rows, of_pixels):
         run, table, divisors = of_pixels[dtype.char], plan.forward, plan.divisors
 
         def pixels(x):
-            y = empty_in_layout(shape, dtype, True)
-            run(parallel.pool() if shared else 0, x, table, divisors, y)
+            y, past = _empty(shape, dtype, True)
+            run(parallel.pool() if shared else 0, x, table, divisors, y, past)
             return y
 
         return pixels
     (flat, upright), plan = _row_form(x, plan)
     way, segment, block, pitch = plan.reduce_way
-    run, table, divisors, empty, seen = of_rows[way][dtype.char], plan.forward, plan.divisors, np.empty, flat is not None or upright
+    run, table, divisors, seen = of_rows[way][dtype.char], plan.forward, plan.divisors, flat is not None or upright
 
     def rows(x):
         pool, slots = parallel.team() if shared else (0, 1)
-        y = empty(shape, dtype)
+        y, _ = _empty(shape, dtype, False)
         scratch = _scratch(slots * block * pitch, dtype)
         run(pool, _seen(x, flat, upright) if seen else x, table, segment, block, pitch, divisors, scratch, y)
         return y
