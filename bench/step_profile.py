@@ -1,7 +1,7 @@
 """Where a training step goes: ``python -m bench.steps --profile``.
 
 Every layer's ``vjp`` and pullback is timed one by one inside the step, in the order of the step, as the Sequential runs it: an activation
-goes with the layer before it, and the first layer's input gets no gradient. Milliseconds, medians over steps.
+and a max-pool go with the layer before them, and the first layer's input gets no gradient. Milliseconds, medians over steps.
 
 The limit is what no kernel of this kind can go below: the longer of its multiply-adds at the measured peak (``fastdl.cpu.peak``: what
 register tiles do on data in L1, times the threads) and its bytes at the rate of a copy of arrays too large for any cache. Bytes count
@@ -40,30 +40,31 @@ class Part:
         return answer
 
 
-def multiply_adds(layer, y) -> int:
-    """Of a forward pass; of the backward pass, once for the weight's gradient and once for the input's."""
+def multiply_adds(layer, options, y) -> tuple[int, int]:
+    """(of a forward pass and of the input's gradient, of the weight's gradient); the latter sums over maxima only where there is a pool."""
     weight = getattr(layer, "weight", None)
     if isinstance(layer, nn.Linear):
-        return weight.size * (y.size // layer.out_features)
+        return (weight.size * (y.size // layer.out_features),) * 2
     if isinstance(layer, nn.Conv2d):
-        return weight.size * (y.size // layer.out_channels)
-    return 0
+        cells = weight.size * (y.size // layer.out_channels)
+        return cells * (4 if "pool" in options else 1), cells
+    return 0, 0
 
 
 def note_work(part, layer, options, x, y, wants_input):
     parameters = sum(p.size for p in layer.parameters())
-    places = y.size if isinstance(layer, nn.MaxPool2d) else 0  # a byte each
+    places = y.size if isinstance(layer, nn.MaxPool2d) or "pool" in options else 0  # a byte each
     again = x.size * bool(parameters) + y.size * ("activation" in options)  # what the backward pass reads besides
-    products = multiply_adds(layer, y)
+    products, of_weight = multiply_adds(layer, options, y)
     part.work["forward"] = products, FLOAT * (x.size + y.size + parameters) + places
-    part.work["backward"] = (products * (1 + wants_input),
+    part.work["backward"] = (of_weight + products * wants_input,
                              FLOAT * (y.size + again + parameters + wants_input * (x.size + parameters)) + places)
 
 
 def profile(model, x, seconds=2.0, rounds=None):
     """(the parts of a step, seconds of each whole step). rounds: how many steps, instead of ``seconds``."""
     labels, optimizer = np.arange(len(x)) % 10, optim.SGD(model.parameters(), lr=0.01)
-    steps = [(layer, options) for layer, options in fused(model) if not isinstance(layer, nn.Flatten)]
+    steps = [(layer, options) for layer, options in fused(model, pool=True) if not isinstance(layer, nn.Flatten)]
     parts = [Part(_name(layer, options)) for layer, options in steps]
     loss, update = Part("cross_entropy"), Part("SGD")
     first = next(i for i, (layer, _) in enumerate(steps) if any(True for _ in layer.parameters()))
@@ -99,7 +100,8 @@ def _name(layer, options):
         name = f"linear, {layer.in_features} to {layer.out_features}"
     else:
         name = type(layer).__name__
-    return f"{name}, {options['activation']}" if "activation" in options else name
+    name = f"{name}, {options['activation']}" if "activation" in options else name
+    return f"{name}, max-pool" if "pool" in options else name
 
 
 def print_profile(name, model, x, threads, seconds=2.0, rounds=None):

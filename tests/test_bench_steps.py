@@ -28,17 +28,18 @@ def test_a_profiled_step_is_the_step():
         np.testing.assert_array_equal(mine.grad, theirs.grad)
     assert len(whole) == 1
     names = [part.name for part in parts]
-    assert names == ["conv 3x3, 1 to 4, relu", "MaxPool2d", "conv 3x3, 4 to 5", "MaxPool2d", "linear, 20 to 7, relu", "linear, 7 to 10",
+    assert names == ["conv 3x3, 1 to 4, relu, max-pool", "conv 3x3, 4 to 5, max-pool", "linear, 20 to 7, relu", "linear, 7 to 10",
                      "cross_entropy", "SGD"]
     assert all(len(part.times["backward"]) == 1 for part in parts)
 
 
 def test_the_work_of_a_layer():
     work = {part.name: part.work for part in profile(small(), steps.images((3, 1, 12, 12)), rounds=1)[0]}
-    conv = work["conv 3x3, 1 to 4, relu"]  # the input of the first layer gets no gradient
-    assert conv["forward"] == (3 * 144 * 36, 4 * (3 * 144 + 3 * 576 + 40))
-    assert conv["backward"] == (3 * 144 * 36, 4 * (3 * 576 * 2 + 3 * 144 + 40))
-    assert work["conv 3x3, 4 to 5"]["backward"][0] == 2 * work["conv 3x3, 4 to 5"]["forward"][0] == 2 * 3 * 16 * 180
+    conv = work["conv 3x3, 1 to 4, relu, max-pool"]  # the input of the first layer gets no gradient
+    assert conv["forward"] == (3 * 144 * 36, 4 * (3 * 144 + 3 * 144 + 40) + 3 * 144)
+    assert conv["backward"] == (3 * 36 * 36, 4 * (3 * 144 * 2 + 3 * 144 + 40) + 3 * 144)
+    second = work["conv 3x3, 4 to 5, max-pool"]  # the weight's gradient sums over a quarter of the products
+    assert second["forward"][0] == 3 * 16 * 180 and second["backward"][0] == second["forward"][0] * 5 // 4
     linear = work["linear, 7 to 10"]
     assert linear["forward"] == (210, 4 * (21 + 30 + 80)) and linear["backward"] == (420, 4 * (30 + 21 + 80 + 21 + 80))
     assert work["SGD"]["backward"] == (0, 12 * sum(p.size for p in small().parameters()))

@@ -542,20 +542,3 @@ def test_any_number_of_threads(f, x, w, options, layout):
                 np.testing.assert_array_equal(got, expected)
     finally:
         fastdl.set_num_threads(threads)
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("options", [{}, {"padding": 1, "activation": "relu"}, {"stride": 2, "activation": "tanh"}, {"groups": 2}])
-def test_max_pool_in_the_last_step(options, layout, backend):
-    theirs = torch_conv(**options)
-    with fastdl.use_backend(backend):
-        for x, w in (((2, 4, 7, 8), (6, 4 // options.get("groups", 1), 3, 3)), ((4, 9, 6), (2, 4 // options.get("groups", 1), 2, 3))):
-            check(F.conv2d_max_pool2d, lambda x, w, b: torch.nn.functional.max_pool2d(theirs(x, w, b), 2), operands(x, w), options,
-                  torch_options={}, kind="transcendental" if options.get("activation") == "tanh" else "sum", n=36, layout=layout)
-
-
-def test_max_pool_wants_two_cells():
-    x, w, b = (a.astype("f4") for a in operands((2, 3, 4, 3), (5, 3, 2, 3)))
-    with pytest.raises(ValueError, match=r"conv2d_max_pool2d: the convolution's answer has \(3, 1\) cells; the rule is at least 2"):
-        F.conv2d_max_pool2d(x, w, b)

@@ -164,6 +164,19 @@ def test_new_arrays_are_given_back():
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_packed_weights_and_few_rows(dtype):
+    """Every height of tile that passes a panel once, as it comes from memory, and those with whole tiles before it."""
+    rng = np.random.default_rng(0)
+    w, bias = rng.standard_normal((70, 1100)).astype(dtype), rng.standard_normal(70).astype(dtype)
+    packed = fastdl.pack(w)
+    for m in range(1, 27):
+        a = rng.standard_normal((m, 1100)).astype(dtype)
+        for rows in (a, np.asfortranarray(a)):
+            want = np.maximum(rows.astype("f8") @ w.T.astype("f8") + bias, 0)
+            assert_close(F.linear(rows, packed, bias, activation="relu"), want, "sum", 1100)
+
+
 # each way through cpu/gemm.py, above the size from which threads share the work; k long enough for several passes
 SHAPES = [(1, 1500, 300), (4, 600, 512), (7, 700, 333), (20, 300, 150), (33, 300, 400), (60, 1100, 70), (200, 900, 50), (130, 70, 3300),
           (700, 300, 1), (700, 300, 5), (3, 900, 40)]

@@ -19,6 +19,8 @@ OTHER = {"FASTDL_VECTOR_BITS": "512"} if vector_bits() < 512 else HASWELL
 @pytest.mark.parametrize("files,chosen", [
     (["test_simd.py", "test_microkernel.py", "test_vector_math.py"], ""),
     (["test_matmul.py", "test_conv.py", "test_conv_transpose.py", "test_pool.py", "test_rnn.py"], "numba and f4 and not strided"),
+    (["test_conv_pooled.py"], "f4 and not strided or spill"),
+    (["test_pool_large.py"], "f4"),
     (["test_elementwise_kernels.py", "test_norm_kernels.py"], "f4 and not strided"),
     (["test_conv_depthwise.py"], "f4 or window"),
 ])

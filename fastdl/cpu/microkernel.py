@@ -110,13 +110,13 @@ def _fma(builder, vector, a, b, c):
 
 
 @functools.cache
-def outer_tile(rows: int, vectors: int, *, masked: bool = False, indirect: bool = False, ahead: bool = False, unroll: int = UNROLL):
+def outer_tile(rows: int, vectors: int, *, masked: bool = False, indirect: bool = False, ahead: int = 0, unroll: int = UNROLL):
     """``tile(k, a, a_row, a_step, b, b_step, n)``: the sum over k of a[i * a_row + k * a_step] * b[k * b_step + ...].
 
     Returns rows * vectors accumulators, row by row. n: where ``masked``, only b's first n columns are read, the others
     count as 0; else it is ignored. Where ``indirect``, b_step is a pointer to k offsets: row k of b starts at
-    b[b_step[k]]. Where ``ahead``, n is a pointer from which on a cache line is asked for with each ``unroll`` steps: what
-    the next tiles will read.
+    b[b_step[k]]. Where ``ahead``, n is a pointer from which on so many cache lines are asked for with each ``unroll`` steps:
+    what the next tiles will read.
     """
 
     @intrinsic
@@ -157,8 +157,10 @@ def outer_tile(rows: int, vectors: int, *, masked: bool = False, indirect: bool 
                 values, a_now, b_now = loop.values[:count], loop.values[count], loop.values[count + 1]
                 more = []
                 if asking:
-                    ask_for_line(builder, loop.values[-1])
-                    more = [builder.gep(loop.values[-1], [INTP(64)])]
+                    lines = [builder.gep(loop.values[-1], [INTP(64 * line)]) for line in range(ahead + 1)]
+                    for line in lines[:-1]:
+                        ask_for_line(builder, line)
+                    more = lines[-1:]
                 for _ in range(times):
                     values = step(values, a_now, b_now)
                     a_now = builder.gep(a_now, [a_step_])

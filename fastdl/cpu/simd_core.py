@@ -185,11 +185,44 @@ def load(typingctx, p, i):
 
 
 @intrinsic
+def load_two(typingctx, p, i):
+    """p[i : i + 2 * lanes] as one vector in two registers: what is done to it is done to the two by turns, so that neither waits for its
+    own last step."""
+    vector = vector_of(p.dtype)
+    two = Vector(vector.scalar, 2 * vector.lanes)
+
+    def codegen(context, builder, signature, args):
+        return builder.load(_vector_pointer(builder, args[0], args[1], llvm_type(context, two)), align=1)
+
+    return two(p, types.intp), codegen
+
+
+@intrinsic
 def store(typingctx, p, i, v):
     """p[i : i + lanes] = v."""
 
     def codegen(context, builder, signature, args):
         builder.store(args[2], _vector_pointer(builder, args[0], args[1], args[2].type), align=1)
+
+    return types.void(p, types.intp, v), codegen
+
+
+@intrinsic
+def stream(typingctx, p, i, v):
+    """p[i : i + lanes] = v past the caches, for what is too large to be found there again; p + i must be a multiple of 16 bytes.
+
+    In pieces of 16 bytes, for numpy's memory is aligned to no more. Other threads see it after an atomic operation of this one.
+    """
+    part = max(1, 128 // v.scalar.bitwidth)
+
+    def codegen(context, builder, signature, args):
+        i32 = ir.IntType(32)
+        piece = ir.VectorType(args[2].type.element, part)
+        hint = builder.module.add_metadata([i32(1)])
+        for first in range(0, v.lanes, part):
+            value = builder.shuffle_vector(args[2], args[2], ir.Constant(ir.VectorType(i32, part), list(range(first, first + part))))
+            where = _vector_pointer(builder, args[0], builder.add(args[1], INTP(first)), piece)
+            builder.store(value, where, align=16).set_metadata("nontemporal", hint)
 
     return types.void(p, types.intp, v), codegen
 

@@ -12,7 +12,8 @@ reference of 80 bits or more; infinities, NaN and subnormal results are as in th
     erf        1.6       2.6       a polynomial near 0, else 1 - exp(-polynomial); float64: Cody's rationals (1969)
     expm1      2.0       2.0       exp's reduction and polynomial, without its 1 where 2^n is 1
     log1p      2.0       2.0       log(1 + v) and the rounding of the sum, to first order
-    normal     v^2 / 2 + 7  6.0    exp(-v^2 / 2) times a polynomial in 1 / (|v| + k); float64: the square's rounding made good
+    normal     v^2 / 2 + 7  6.0    exp(-v^2 / 2) times a quotient of polynomials in |v|; float64: times a polynomial in 1 / (|v| + 5), the
+                                   square's rounding made good
     exp_nonpositive  1.5  1.5      exp's reduction by one addition that rounds; what would be subnormal is 0
     gate_sigmoid  2.6  2.6         1 / (1 + exp(-v)) with that reduction; 0 where it would be below a quarter of the least normal number
     gate_tanh  2.5     2.5         m / (m + 2) with m = exp(2 v) - 1, by the same; -0 becomes 0
@@ -357,8 +358,11 @@ def log1p(v):
 
 
 # ------------------------------------------------------------------------------------------------ the normal distribution
-_normal_tail_32 = _polynomial("p", [1892.35437, -1882.81641, 440.278381, 12.9051199, 34.654953, 12.8316002, 4.48867607, 1.39630723,
-                                    0.398942232])  # in 1 / (|v| + 3.5)
+# Mills' ratio of |v|, a quotient of polynomials; and 2^r for |r| of at most a half
+_normal_top_32 = _polynomial("p", [0.39894798, 3.96877999, 17.99930738, 43.25899532, 49.65366378])
+_normal_bottom_32 = _polynomial("p", [1.0, 9.9489921, 46.1011091, 118.59694759, 165.75380906, 99.30732708])
+_exp2_32 = _polynomial("p", [0.0013276473619043827, 0.009675542823970318, 0.05550713464617729, 0.24022120237350464, 0.6931469440460205,
+                             1.0000001192092896])
 _normal_tail_64 = _polynomial("p", [-7.8544310803637903e-11, 5.0593039194876075e-11, 9.2750669168804772e-10, -5.0272356225876032e-10,
                                     -6.7416853795318532e-09, 3.5844555585211561e-09, 4.334765933948027e-08, -3.3110286668422943e-08,
                                     -2.7688787426137775e-07, 3.9779382724408777e-07, 1.6680852698232284e-06, -4.9761783745378384e-06,
@@ -367,11 +371,20 @@ _normal_tail_64 = _polynomial("p", [-7.8544310803637903e-11, 5.0593039194876075e
                                     0.049530561596998049, -0.066538250289005757, 0.076919304975006292])
 
 
+@inline
+def _normal_tail32(a):
+    """(the distribution function at -a, exp(-a * a / 2)) for a from 0 to 13.265, where both are 0."""
+    square = a * a
+    m = fma(square, splat(a, -0.72134752), splat(a, 12583039.0))  # 1.5 * 2^23 + 127: the sum's last bits are n + 127
+    n = splat(a, 12583039.0) - m
+    r = fma(square, splat(a, -9.629815e-9), fma(square, splat(a, -0.72134752), n))
+    e = _exp2_32(r) * _lowest_bits_as_power(m)
+    return e * _normal_top_32(a) / _normal_bottom_32(a), e
+
+
 def _normal32(v):
-    a, one = smaller(absolute(v), splat(v, 13.265)), splat(v, 1.0)  # exp and the tail are 0 from there on
-    e, w = _exp_between_32(splat(v, -0.5) * a * a), one / (a + splat(v, 3.5))
-    tail = e * (w * _normal_tail_32(w))
-    return select(v < splat(v, 0.0), tail, one - tail), e
+    tail, e = _normal_tail32(smaller(absolute(v), splat(v, 13.265)))
+    return select(v < splat(v, 0.0), tail, splat(v, 1.0) - tail), e
 
 
 def _normal64(v):

@@ -10,8 +10,8 @@ from .parameter import is_tensor
 class Sequential(Module):
     """Layers one after another, by number or, given one dict, by name; its ``state_dict`` keys are torch's ("0.weight").
 
-    An activation runs as the last step of a convolution or linear layer before it; in inference, a batch-norm and a max-pool
-    may too (:class:`fastdl.nn.fusion`).
+    An activation runs as the last step of a convolution or linear layer before it, and a 2 x 2 max-pool after that; in inference, a
+    batch-norm may too (:class:`fastdl.nn.fusion`).
     ``pullback(dy, needs=False)`` stops at the first layer that has something to train.
     """
 
@@ -65,7 +65,7 @@ class Sequential(Module):
 
     def vjp(self, x):
         layers, pullbacks = [], []
-        for layer, options in fused(self):
+        for layer, options in fused(self, pool=not is_tensor(x)):
             x, pullback = layer.vjp(x, **options)
             layers.append(layer)
             pullbacks.append(pullback)

@@ -1,12 +1,12 @@
 """Layers that a Sequential runs as one.
 
 ``fused`` joins neighbours, in training and in inference: an activation goes into the last step of the convolution or linear
-layer before it. ``joined`` goes on from there, for inference:
+layer before it, and a 2 x 2 max-pool behind a two-dimensional convolution is its operator's too (on the CPU in training, on a GPU in
+inference). ``joined`` goes on from there, for inference:
 
 * a convolution (or linear layer) whose outputs a batch-norm scales and shifts by its running statistics is one convolution of
   other weights (:class:`Folded`). They are made anew when a parameter or a statistic has changed, in place too;
-* a max-pool behind a convolution takes some images at a time, while they are in cache (:class:`Pooled`); on a GPU a 2 x 2 one
-  goes into the convolution's last step.
+* a max-pool behind a convolution takes some images at a time, while they are in cache (:class:`Pooled`).
 
 Each answers as its layers one by one do, but for rounding; ``fusion(False)`` has a Sequential run them one by one.
 """

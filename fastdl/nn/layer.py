@@ -56,8 +56,10 @@ class OperatorLayer(Module):
         positional, options = self.arguments(x, *extra)
         if more:
             options = {**options, **more}
-        operator = f"{self.operator}_max_pool2d" if pool else self.operator
-        return getattr(F, operator)(x, *map(packed_of, positional), **options)
+        return self._operator(pool)(x, *map(packed_of, positional), **options)
+
+    def _operator(self, pool):
+        return getattr(F, f"{self.operator}_max_pool2d" if pool else self.operator)
 
     def _bind(self, key, x, more):
         """What serves arrays of x's form from now on."""
@@ -72,11 +74,11 @@ class OperatorLayer(Module):
         bound[key] = run
         return run
 
-    def vjp(self, x, *extra, **more):
+    def vjp(self, x, *extra, pool=False, **more):
         positional, options = self.arguments(x, *extra)
         if more:
             options = {**options, **more}
-        y, operator_pullback = getattr(F, self.operator).vjp(x, *map(data_of, positional), **options)
+        y, operator_pullback = self._operator(pool).vjp(x, *map(data_of, positional), **options)
         tensors = [a for a in positional if a is None or isinstance(a, (Parameter, np.ndarray)) or is_tensor(a)]  # one gradient for each
 
         def pullback(dy, needs=True):

@@ -11,7 +11,7 @@ import numpy as np
 from ..cpu import parallel
 from ..cpu._pool import parallel_for
 from ..cpu.jit import inline, kernel
-from ..cpu.simd import first_lanes, hsum, lanes, load, load_n, offset, pointer, select, splat, store, store_n, write
+from ..cpu.simd import first_lanes, hsum, lanes, load, load_n, load_two, offset, pointer, select, splat, store, store_n, write
 
 CHUNK = 1 << 14  # elements: a share of L2 for each array
 
@@ -25,11 +25,14 @@ def unary(name, function):
         V = lanes(x)
         p, q, count = offset(x, chunk * CHUNK), offset(y, chunk * CHUNK), min(CHUNK, n - chunk * CHUNK)
         va, vb, i = splat(x, a), splat(x, b), 0
-        while i + V <= count:
-            store(q, i, f(load(p, i), va, vb))
+        while i + 2 * V <= count:
+            v = load_two(p, i)
+            store(q, i, f(v, splat(v, a), splat(v, b)))
+            i += 2 * V
+        while i < count:
+            m = min(V, count - i)
+            store_n(q, i, f(load_n(p, i, m), va, vb), m)
             i += V
-        if i < count:
-            store_n(q, i, f(load_n(p, i, count - i), va, vb), count - i)
 
     def run(pool, x, y, a, b):
         n = x.shape[0]
@@ -49,12 +52,14 @@ def binary(name, function):
         start, count = chunk * CHUNK, min(CHUNK, n - chunk * CHUNK)
         p, q, r = offset(x, start), offset(y, start), offset(z, start)
         va, vb, i = splat(x, a), splat(x, b), 0
-        while i + V <= count:
-            store(r, i, f(load(p, i), load(q, i), va, vb))
-            i += V
-        if i < count:
-            m = count - i
+        while i + 2 * V <= count:
+            v = load_two(p, i)
+            store(r, i, f(v, load_two(q, i), splat(v, a), splat(v, b)))
+            i += 2 * V
+        while i < count:
+            m = min(V, count - i)
             store_n(r, i, f(load_n(p, i, m), load_n(q, i, m), va, vb), m)
+            i += V
 
     def run(pool, x, y, z, a, b):
         n = x.shape[0]

@@ -65,11 +65,12 @@ def conv3d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, 
 
 @operator("conv", "conv_max_pool", "input weight bias")
 def conv2d_max_pool2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, activation=None, algorithm="auto"):
-    """``max_pool2d(conv2d(...), 2)``, in one pass on a GPU, where the convolution's whole answer never reaches memory.
+    """``max_pool2d(conv2d(...), 2)``. On a GPU it is one pass, and the convolution's whole answer never reaches memory; on a CPU that
+    answer is not kept for the gradient, whose weight's share is summed over the maxima alone.
 
     Arguments, layouts and what is raised: as :func:`conv2d`. Returns (N, K, H' // 2, W' // 2), an odd last row or column of the
-    convolution's answer left out, as by :func:`max_pool2d`; ValueError where H' or W' is 1. Where a gradient is wanted, and on a CPU,
-    it is one after the other.
+    convolution's answer left out, as by :func:`max_pool2d`; ValueError where H' or W' is 1. Where a gradient is wanted on a GPU, it is
+    one after the other.
     """
     call = _conv("conv2d_max_pool2d", 2, input, weight, bias, stride, padding, dilation, groups, activation, algorithm)
     return Call(call.arrays, *_pooled(call.params, call.shapes))

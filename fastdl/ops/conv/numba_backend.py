@@ -9,9 +9,10 @@ from ...packing import is_packed
 from ..activation import activate, needs_input
 from ..layout import empty_like_layout, is_channels_last
 from ..numba_activation import code_of
+from ..numba_sums import channel_sums
 from ..pointwise.numba_backend import activation_gradient
 from ..pool import numba_backend as pool_backend
-from . import choice, pooled
+from . import choice, numba_pooled, pooled
 from .numba_columns import planned as columns
 from .numba_columns import serves as serves_columns
 from .numba_depthwise_plan import image_kernel, serves_channels
@@ -189,7 +190,7 @@ def conv_backward(grad, arrays, saved, params, needs):
         dx = _data_gradient(x, w, dz, params)
     if needs[1]:
         dw = _weight_gradient(x, dz, w, params)
-    return dx, dw, _bias_gradient(dz) if needs[2] else None
+    return dx, dw, channel_sums(dz) if needs[2] else None
 
 
 def _data_gradient(x, w, dz, params):
@@ -248,7 +249,7 @@ def conv_transpose_backward(grad, arrays, saved, params, needs):
         dx = _run(_transposed_gradient, dz, w, None, params, x.shape, is_channels_last(x))
     if needs[1]:
         dw = _weight_gradient(dz, x, w, params)
-    return dx, dw, _bias_gradient(dz) if needs[2] else None
+    return dx, dw, channel_sums(dz) if needs[2] else None
 
 
 def _transposed_gradient(dz, w, params, shape, last, team):
@@ -269,10 +270,6 @@ def _weight_gradient(x, dz, w, params):
     return weights_from(x, dz, w, params)
 
 
-def _bias_gradient(dz):
-    return dz.sum(axis=(0, 2, 3, 4))
-
-
 def _activated(z, params, train):
     """(y, saved) of an algorithm's answer z, which has the activation where the kernels have it."""
     act, y = params.activation, z
@@ -283,8 +280,17 @@ def _activated(z, params, train):
 
 
 def conv_max_pool(arrays, params, train):
+    if train and numba_pooled.keeps_maxima(params):
+        return numba_pooled.forward(conv, arrays, params)
     return pooled.forward(conv, pool_backend.max_pool, arrays, params, train)
 
 
 def conv_max_pool_backward(grad, arrays, saved, params, needs):
-    return pooled.backward(conv_backward, pool_backend.max_pool_backward, grad, arrays, saved, params, needs)
+    if not numba_pooled.keeps_maxima(params):
+        return pooled.backward(conv_backward, pool_backend.max_pool_backward, grad, arrays, saved, params, needs)
+    x, w, bias = arrays
+    dz, dw, db = numba_pooled.gradient(grad, x, w, saved, params, needs)
+    dx = _data_gradient(x, w, dz, params.conv) if needs[0] else None
+    if needs[1] and dw is None:
+        dw = _weight_gradient(x, dz, w, params.conv)
+    return dx, dw, db

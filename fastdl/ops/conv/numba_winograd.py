@@ -72,7 +72,7 @@ def _products(rows):
 
     add: to what c holds. done: parts of the next panel that were asked for. Sums are cut where ``depth`` says.
     """
-    tile, put = outer_tile(rows, TILE_VECTORS, ahead=True), store_tile(rows, TILE_VECTORS)
+    tile, put = outer_tile(rows, TILE_VECTORS, ahead=1), store_tile(rows, TILE_VECTORS)
 
     @always_inline
     def run(count, k, a, a_row, b, following, depth, c, c_row, add, done):

@@ -11,8 +11,9 @@ import math
 import numpy as np
 
 from ...cpu import parallel
+from ...cpu.features import caches
 from ...cpu.thresholds import POOLED
-from ...cpu.workspace import NOTHING, workspace
+from ...cpu.workspace import NOTHING, recycled, workspace
 from ..layout import empty_in_layout, is_channels_last
 from . import reference
 from .geometry import AdaptiveParams
@@ -53,8 +54,11 @@ _remembered_long = functools.lru_cache(maxsize=4)(_make_plan)  # tables as long 
 
 
 def _plan(x, params) -> Plan:
-    size = x.shape[2:]
-    return (_remembered if max(size) < 1 << 16 else _remembered_long)(size, params, x.dtype.char)
+    return _plan_for(x.shape[2:], params, x.dtype)
+
+
+def _plan_for(size, params, dtype):
+    return (_remembered if max(size) < 1 << 16 else _remembered_long)(size, params, dtype.char)
 
 
 # ------------------------------------------------------------------------------------------------ memory
@@ -66,7 +70,7 @@ def _readable(x, channels_last):
     return x
 
 
-def _dense(g, channels_last):
+def in_memory_order(g, channels_last):
     """g without gaps, in the layout asked for."""
     if not channels_last:
         return np.ascontiguousarray(g)
@@ -106,10 +110,26 @@ def _threads(elements):
     return parallel.team() if elements > POOLED else (0, 1)
 
 
+def _empty(shape, dtype, last):
+    """(an uninitialised answer, channels side by side if last; whether such a one is written past the caches).
+
+    What is larger than the last of them is memory from the system, which is zeroed page by page and takes as long as writing it: it is
+    used again.
+    """
+    elements = math.prod(shape)
+    if elements * dtype.itemsize <= caches().l3:
+        return empty_in_layout(shape, dtype, last), False
+    y = recycled(elements, dtype)
+    if not last:
+        return y.reshape(shape), False
+    n, channels, *size = shape
+    return y.reshape(n, *size, channels).transpose(0, 4, 1, 2, 3), channels * dtype.itemsize % 16 == 0
+
+
 # ------------------------------------------------------------------------------------------------ forward
 def _reduce(x, plan, of_rows, of_pixels):
     dtype, last = x.dtype, is_channels_last(x)
-    y = empty_in_layout(x.shape[:2] + plan.out, dtype, last)
+    y, past = _empty(x.shape[:2] + plan.out, dtype, last)
     if not y.size:
         return y
     if plan.identity:
@@ -118,7 +138,7 @@ def _reduce(x, plan, of_rows, of_pixels):
     x = _readable(x, last)
     pool, slots = _threads(x.size)
     if last:
-        of_pixels[dtype.char](pool, x, plan.forward, plan.divisors, y)
+        of_pixels[dtype.char](pool, x, plan.forward, plan.divisors, y, past)
     else:
         x, plan = _as_rows(x, plan)
         way, segment, block, pitch = plan.reduce_way
@@ -137,18 +157,18 @@ def _bound(x, plan, of_rows, of_pixels):
         run, table, divisors = of_pixels[dtype.char], plan.forward, plan.divisors
 
         def pixels(x):
-            y = empty_in_layout(shape, dtype, True)
-            run(parallel.pool() if shared else 0, x, table, divisors, y)
+            y, past = _empty(shape, dtype, True)
+            run(parallel.pool() if shared else 0, x, table, divisors, y, past)
             return y
 
         return pixels
     (flat, upright), plan = _row_form(x, plan)
     way, segment, block, pitch = plan.reduce_way
-    run, table, divisors, empty, seen = of_rows[way][dtype.char], plan.forward, plan.divisors, np.empty, flat is not None or upright
+    run, table, divisors, seen = of_rows[way][dtype.char], plan.forward, plan.divisors, flat is not None or upright
 
     def rows(x):
         pool, slots = parallel.team() if shared else (0, 1)
-        y = empty(shape, dtype)
+        y, _ = _empty(shape, dtype, False)
         scratch = _scratch(slots * block * pitch, dtype)
         run(pool, _seen(x, flat, upright) if seen else x, table, segment, block, pitch, divisors, scratch, y)
         return y
@@ -211,7 +231,7 @@ def _spread(g, x, plan):
     if not g.size or plan.identity:
         dx[...] = g if g.size else 0
         return dx
-    g = _dense(g, last)
+    g = in_memory_order(g, last)
     pool, slots = _threads(dx.size)
     if last:
         spread_pixels[dtype.char](pool, g, plan.backward, *NO_PLACES, plan.weights, dx)
@@ -224,14 +244,17 @@ def _spread(g, x, plan):
     return dx
 
 
-def _to_maxima(g, x, plan, places):
-    """Each cell's gradient to the element it was taken from."""
-    dtype, last = x.dtype, is_channels_last(x)
-    dx = empty_in_layout(x.shape, dtype, last)
+def to_maxima(g, shape, dtype, last, params, places):
+    """Each cell's gradient to the element it was taken from: an array of ``shape``, channels-last if last. places: of _search."""
+    return _to_maxima(g, shape, dtype, last, _plan_for(shape[2:], params, dtype), places)
+
+
+def _to_maxima(g, shape, dtype, last, plan, places):
+    dx = empty_in_layout(shape, dtype, last)
     if g is None or not g.size:
         dx[...] = 0
         return dx
-    g = _dense(g, last)
+    g = in_memory_order(g, last)
     pool, slots = _threads(dx.size)
     if last:
         collect_pixels[dtype.char](pool, g, plan.backward, *places, plan.weights, dx)
@@ -261,7 +284,7 @@ def max_pool_backward(grad, arrays, saved, params, needs):
     if type(saved) is np.ndarray:
         return reference.max_pool_backward(grad, arrays, saved, params, needs)
     (x,) = arrays
-    return (_to_maxima(grad[0] if params.return_indices else grad, x, _plan(x, params), saved),)
+    return (_to_maxima(grad[0] if params.return_indices else grad, x.shape, x.dtype, is_channels_last(x), _plan(x, params), saved),)
 
 
 def adaptive_max_pool(arrays, params, train):
@@ -310,8 +333,8 @@ def lp_pool(arrays, params, train):
     (x,) = arrays
     plan, last = _plan(x, params), is_channels_last(x)
     if params.norm == math.inf:
-        return _largest(_dense(np.abs(x), last), plan, False, train)
-    total = _reduce(_dense(reference._power(x, params.norm), last), plan, MEAN, mean_pixels)
+        return _largest(in_memory_order(np.abs(x), last), plan, False, train)
+    total = _reduce(in_memory_order(reference._power(x, params.norm), last), plan, MEAN, mean_pixels)
     y = reference._power(total, 1 / params.norm)
     if y is total and train:
         y = total.copy(order="K")
@@ -325,7 +348,7 @@ def lp_pool_backward(grad, arrays, saved, params, needs):
     (x,) = arrays
     plan, p = _plan(x, params), params.norm
     if p == math.inf:
-        dx = _to_maxima(grad, x, plan, saved)
+        dx = _to_maxima(grad, x.shape, x.dtype, is_channels_last(x), plan, saved)
         dx *= reference._sign(x)
         return (dx,)
     # torch's formula: its slope is 0 at a total of 0, and where the total is NaN

@@ -10,7 +10,7 @@ import math
 
 from ...cpu._pool import parallel_for
 from ...cpu.jit import inline, kernel
-from ...cpu.simd import bits, lanes, load, maximum, offset, pointer, prefetch, read, select, splat, store
+from ...cpu.simd import bits, lanes, load, maximum, offset, pointer, prefetch, read, select, splat, store, stream
 from .numba_lanes import NOWHERE, load_places, load_up_to, store_places, store_up_to
 from .numba_rows import SHARE, add
 from .numba_windows import CELL, COUNT, DILATION, FIRST, OFFSET, OUT, SEEN, SIZE, SKIPPED, STRIDE, WIDE, WINDOW
@@ -54,10 +54,10 @@ def ask(p, ahead):
 # ------------------------------------------------------------------------------------------------ maxima and sums
 def _reduction(combine, empty, finish):
     @inline
-    def pixels(x, nh, sh, nw, sw, C, y, room, more, last, count, ahead):
+    def pixels(x, nh, sh, nw, sw, C, y, room, more, last, count, ahead, past):
         """All channels of nh * nw pixels, combined with y if ``more``, and finished if this is the ``last`` of a window.
 
-        ahead: how far before they are read elements are asked for, 0 where others have read them.
+        ahead: how far before they are read elements are asked for, 0 where others have read them. past: whether y goes past the caches.
         """
         V = lanes(x)
         c = 0
@@ -79,10 +79,16 @@ def _reduction(combine, empty, finish):
                 v2, v3 = combine(load(y, c + 2 * V), v2), combine(load(y, c + 3 * V), v3)
             if last:
                 v0, v1, v2, v3 = finish(v0, count), finish(v1, count), finish(v2, count), finish(v3, count)
-            store(y, c, v0)
-            store(y, c + V, v1)
-            store(y, c + 2 * V, v2)
-            store(y, c + 3 * V, v3)
+            if past and last and not more:
+                stream(y, c, v0)
+                stream(y, c + V, v1)
+                stream(y, c + 2 * V, v2)
+                stream(y, c + 3 * V, v3)
+            else:
+                store(y, c, v0)
+                store(y, c + V, v1)
+                store(y, c + 2 * V, v2)
+                store(y, c + 3 * V, v3)
             c += 4 * V
         while c < C:
             v0 = load_up_to(x, c, C - c)
@@ -98,7 +104,7 @@ def _reduction(combine, empty, finish):
             c += V
 
     @inline
-    def chunk(slot, index, share, rows, x, sn, sd, sh, sw, C, plan, divisors, y):
+    def chunk(slot, index, share, rows, x, sn, sd, sh, sw, C, plan, divisors, y, past):
         OD, OH, OW = read(plan, OUT), read(plan, OUT + 1), read(plan, OUT + 2)
         first_d, first_h, first_w = _three(plan, FIRST)
         count_d, count_h, count_w = _three(plan, COUNT)
@@ -126,7 +132,7 @@ def _reduction(combine, empty, finish):
                         for w in range(0, nw, PIECE):
                             last = d == nd - 1 and h + together >= nh and w + PIECE >= nw
                             pixels(offset(corner, d * dd + h * dh + w * dw), min(together, nh - h), dh, min(PIECE, nw - w), dw, C,
-                                   target, room, d + h + w > 0, last, count, ahead)
+                                   target, room, d + h + w > 0, last, count, ahead, past)
                         h += together
 
     return chunk
@@ -143,25 +149,25 @@ def _shares(x, y):
     return rows, max(1, SHARE * rows // max(1, x.size))
 
 
-@kernel("i R5 L1 R1 W5")
-def max_pixels(pool, x, plan, divisors, y):
+@kernel("i R5 L1 R1 W5 i")
+def max_pixels(pool, x, plan, divisors, y, past):
     """y[cell] = the largest element of its window. x: channels side by side. y: (N, C, D, H, W), channels-last without gaps.
 
-    plan: of a Plan. divisors: not used.
+    plan: of a Plan. divisors: not used. past: whether y goes past the caches; its pixels must be multiples of 16 bytes then.
     """
     sn, sd, sh, sw = _strides(x)
     rows, share = _shares(x, y)
     parallel_for(pool, _max_chunk, (rows + share - 1) // share,
-                 (share, rows, pointer(x), sn, sd, sh, sw, x.shape[1], pointer(plan), pointer(divisors), pointer(y)))
+                 (share, rows, pointer(x), sn, sd, sh, sw, x.shape[1], pointer(plan), pointer(divisors), pointer(y), past))
 
 
-@kernel("i R5 L1 R1 W5")
-def mean_pixels(pool, x, plan, divisors, y):
-    """y[cell] = the sum of its window divided by divisors[od] * divisors[D + oh] * divisors[D + H + ow]."""
+@kernel("i R5 L1 R1 W5 i")
+def mean_pixels(pool, x, plan, divisors, y, past):
+    """y[cell] = the sum of its window divided by divisors[od] * divisors[D + oh] * divisors[D + H + ow]. past: as there."""
     sn, sd, sh, sw = _strides(x)
     rows, share = _shares(x, y)
     parallel_for(pool, _mean_chunk, (rows + share - 1) // share,
-                 (share, rows, pointer(x), sn, sd, sh, sw, x.shape[1], pointer(plan), pointer(divisors), pointer(y)))
+                 (share, rows, pointer(x), sn, sd, sh, sw, x.shape[1], pointer(plan), pointer(divisors), pointer(y), past))
 
 
 # ------------------------------------------------------------------------------------------------ maxima and their places
