@@ -423,7 +423,7 @@ def test_dropout_rate_and_mean(backend, rate):
 
 # ------------------------------------------------------------------------------------------------ threads
 @pytest.mark.parametrize("lengths", [False, True])
-@pytest.mark.parametrize("steps,batch", [(6, 1), (4, 3), (3, 33)])
+@pytest.mark.parametrize("steps,batch", [(6, 1), (4, 3), (3, 14), (3, 33)])
 @pytest.mark.parametrize("mode,extra", [*((m, {}) for m in MODES), ("gru", {"linear_before_reset": False}), ("lstm", {"proj": 5})])
 def test_any_number_of_threads(mode, extra, steps, batch, lengths, monkeypatch):
     """The same bits, however rows and units are split."""

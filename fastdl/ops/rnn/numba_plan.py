@@ -22,6 +22,7 @@ from .numba_team import WORD
 ROWS_AT_ONCE = 48
 ROWS_ENOUGH = 12
 MOST_ROWS = 64  # of a chunk: its gates stay in the cache
+STREAMED = 8  # second-level caches: 12 MB and more of weights were read as fast as panels, or faster
 
 
 _NO_WORDS = np.zeros((2, 0), np.int64)
@@ -90,9 +91,9 @@ def _plan(code, gates, hidden, projection, directions, batch, steps, lanes, pool
     weights = gates * hidden * output * itemsize
     at_once = max(ROWS_AT_ONCE, L2 // (gates * padded * itemsize)) if weights > L2 else ROWS_AT_ONCE
     together = max(1, min(steps, at_once // max(1, rows)))
-    if rows >= ROWS_ENOUGH and code != RESET_FIRST:
+    if rows >= ROWS_ENOUGH and code != RESET_FIRST and not split_units:
         together = 0
-    streams = int(batch == 1 and code in (GRU, LSTM) and weights >= L2 // 2)
+    streams = int(batch == 1 and code in (GRU, LSTM) and L2 // 2 <= weights <= STREAMED * L2)
     return Plan(code, gates, hidden, output, projection, padded, state, pool, slots, split_units, chunk, together, streams,
                 PANEL * lanes)
 
