@@ -5,7 +5,10 @@ Each library runs in a process of its own, in turns; a figure is the median over
 training is a forward and a backward pass, beside torch. A case's answer is compared with torch's in float64 before it is timed.
 
 ``GB/s`` is what of the state's weights a step reads, times steps, over the time of the whole call, which also multiplies the
-input; ``read`` is the rate at which a loop that does nothing else reads as much memory on so many threads.
+input; ``read`` is the rate at which a loop that does nothing else reads as much memory on so many threads, always in one
+direction: the kernels' weights change direction after each step, and part of them is in a cache still.
+
+    python -m bench.recurrent --threads 2 "batch 1," "batch 8,"      the cases whose name contains one of these words
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ class Case(NamedTuple):
 
 CASES = [Case(kind, 64, 1, hidden, hidden) for hidden in (32, 64, 128, 256) for kind in GATES]
 CASES += [Case(kind, 64, 1, hidden, hidden) for hidden in (512, 1024) for kind in GATES]
-CASES += [Case(kind, 64, batch, 128, 128) for batch in (8, 32, 64) for kind in GATES]
+CASES += [Case(kind, 64, batch, hidden, hidden) for hidden in (128, 256) for batch in (8, 32, 64) for kind in GATES]
 CASES += [Case(kind, *size, 128, True) for size in ((64, 1, 128), (29, 32, 12)) for kind in GATES]
 
 

@@ -107,6 +107,21 @@ def test_memory_is_used_again_when_it_is_free():
     assert not workspace._idle
 
 
+def test_kept_memory_on_large_pages():
+    """Pieces that share a page do not overlap, begin at a cache line, and outlive one another."""
+    dtype, sizes = np.dtype("f4"), [1 << 16, 100_001, 70_000, 1 << 19, 700_003, 1 << 20, 65_537]
+    pieces = [workspace.aligned(n, dtype) for n in sizes]
+    for i, (n, piece) in enumerate(zip(sizes, pieces, strict=True)):
+        assert piece.shape == (n,) and piece.dtype == dtype and piece.ctypes.data % 64 == 0
+        piece[:] = i
+    places = sorted((piece.ctypes.data, piece.ctypes.data + piece.nbytes) for piece in pieces)
+    assert all(end <= start for (_, end), (start, _) in zip(places, places[1:], strict=False))
+    del pieces[::2]
+    more = workspace.aligned(1 << 16, dtype)
+    more[:] = -1
+    assert all((piece == i).all() for i, piece in zip((1, 3, 5), pieces, strict=True))
+
+
 # ------------------------------------------------------------------------------------------------ one step at a time
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
 @pytest.mark.parametrize("kind,options", [
@@ -216,3 +231,35 @@ def test_a_layer_is_freed():
         assert owner() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("kind", ["GRU", "LSTM"])
+@pytest.mark.parametrize("hidden", [256, 300])
+def test_weights_as_streams(kind, hidden, dtype):
+    """One row with weights as large as a second-level cache reads them in another order than a batch, or training, does."""
+    steps, features = 9, 20
+    layer = KINDS[kind](features, hidden, bidirectional=True, dtype=np.dtype(dtype))
+    x = data(steps, 3, features, dtype=dtype)
+    whole, _ = layer(x)
+    threads = fastdl.get_num_threads()
+    try:
+        for n in (1, 2):
+            fastdl.set_num_threads(n)
+            for i in range(3):
+                one = np.ascontiguousarray(x[:, i:i + 1])
+                np.testing.assert_array_equal(layer(one)[0], whole[:, i:i + 1])
+                np.testing.assert_array_equal(layer.vjp(one)[0][0], whole[:, i:i + 1])
+    finally:
+        fastdl.set_num_threads(threads)
+    layer.weight_hh_l0.data = layer.weight_hh_l0.data / 2
+    np.testing.assert_array_equal(layer(one)[0], layer(x)[0][:, 2:])
+
+
+def test_weights_as_streams_with_peepholes():
+    layer, x = nn.LSTM(6, 300), data(5, 1, 6)
+    weights, peepholes = [p.data for p in layer.parameters()], [data(900, seed=1)]
+    h = np.zeros((1, 1, 300), np.float32)
+    packed = F.lstm(x, (h, h), [fastdl.pack(w) for w in weights], True, 1, 0.0, False, False, False, peepholes=peepholes)
+    for got, want in zip(packed, F.lstm(x, (h, h), weights, True, 1, 0.0, False, False, False, peepholes=peepholes), strict=True):
+        np.testing.assert_array_equal(got, want)

@@ -53,34 +53,46 @@ class Bound:
 
     def __init__(self, call, params):
         self.seen = [(weakref.ref(p), version(p)) for p in params]
-        x, _, _, weights = split(call.arrays, call.params)
-        self.params, self.dtype, self.features, self.sizes = call.params, x.dtype, x.shape[2], {}
-        plan, n = plan_of(call.params, 1, 1, x.dtype.char), call.params.directions
-        made = [ready(w, plan) for w in weights]
-        self.layers = [(w.w_ih.shape[1], (*made[k], *made[k + n - 1])) for k, w in enumerate(weights) if k % n == 0]
+        x = call.arrays[0]
+        self.params, self.dtype, self.features, self.sizes, self.layers = call.params, x.dtype, x.shape[2], {}, {}
         self.forward = forward[x.dtype.char]
-        self.nothing_kept = (np.empty((n, 0), x.dtype),) * 2
+        self.nothing_kept = (np.empty((call.params.directions, 0), x.dtype),) * 2
 
     def is_of(self, params) -> bool:
         if len(params) != len(self.seen):
             return False
-        return all([ref() is p and p.base.forms.get(VERSION) is seen for p, (ref, seen) in zip(params, self.seen, strict=True)])
+        for p, (ref, seen) in zip(params, self.seen, strict=True):
+            if ref() is not p or p.base.forms.get(VERSION) is not seen:
+                return False
+        return True
+
+    def _layers(self, plan):
+        """Of each layer its input's size and what the kernel is given of its weights."""
+        if plan.streams not in self.layers:
+            n, given = self.params.directions, [None] * (1 + self.params.states) + [ref() for ref, _ in self.seen]
+            weights = split(given, self.params)[3]
+            made = [ready(w, plan) for w in weights]
+            self.layers[plan.streams] = [(w.w_ih.shape[1], (*made[k], *made[k + n - 1])) for k, w in enumerate(weights) if k % n == 0]
+        return self.layers[plan.streams]
 
     def _sizes(self, steps, batch):
-        """What depends on so many steps and rows: numbers and rows for the kernel, each layer's places, their memory, the plan."""
+        """What depends on so many steps and rows: numbers and rows for the kernel, each layer's weights and places, their memory, the
+        plan."""
         if len(self.sizes) >= _MOST_SIZES:
             self.sizes.clear()
         plan, rows, n = plan_of(self.params, batch, steps, self.dtype.char), rows_of(steps, batch, None, None), self.params.directions
-        places = [places_of(plan, n, features, batch, False, False, True) for features, _ in self.layers]
-        head = (plan.pool, plan.slots, plan.code, 0, plan.split_units, plan.chunk, plan.together, 0, n, plan.gates, plan.hidden,
-                plan.output, plan.projection, 0, rows.counts, rows.offsets, rows.order)
-        found = self.sizes[steps, batch, parallel.team()] = head, [place for place, _ in places], max(size for _, size in places), plan
+        layers = self._layers(plan)
+        places = [places_of(plan, n, features, batch, False, False, True) for features, _ in layers]
+        head = (plan.pool, plan.slots, plan.code, 0, plan.split_units, plan.chunk, plan.together, plan.streams, 0, n, plan.gates,
+                plan.hidden, plan.output, plan.projection, 0, rows.counts, rows.offsets, rows.order)
+        found = self.sizes[steps, batch, parallel.team()] = (
+            head, [(place, made) for (place, _), (_, made) in zip(places, layers, strict=True)], max(size for _, size in places), plan)
         return found
 
     def __call__(self, x, hx, batch_first):
         """The answer, or None where something is not plain, or wrong."""
         dtype, params, shape = self.dtype, self.params, x.shape
-        if x.dtype != dtype or not x.flags.c_contiguous:
+        if (x.dtype is not dtype and x.dtype != dtype) or not x.flags.c_contiguous:
             return None
         single = len(shape) == 2
         if single:
@@ -103,16 +115,16 @@ class Bound:
             h0 = _plain(h, dtype, n, batch, output, single)
             if h0 is None or c0 is None:
                 return None
-        head, places, size, plan = self.sizes.get((steps, batch, parallel.team())) or self._sizes(steps, batch)
+        head, layers, size, plan = self.sizes.get((steps, batch, parallel.team())) or self._sizes(steps, batch)
         memory = workspace(size, dtype)
         h_n = np.empty((n, batch, output), dtype)
         c_n = np.empty((n, batch, params.hidden), dtype) if lstm else h_n
         rows, states = x.reshape(steps * batch, shape[-1]), (h0, c0, h_n, c_n)
-        for k, (_, made) in enumerate(self.layers):
+        for k, (places, made) in enumerate(layers):
             if n > d:
                 states = [s[k * d:k * d + d] for s in (h0, c0, h_n, c_n)]
             y = np.empty((steps * batch, d * output), dtype)
-            self.forward(*head, places[k], plan.words(d), rows, memory, *made, states[0], states[1], y, states[2], states[3],
+            self.forward(*head, places, plan.words(d), rows, memory, *made, states[0], states[1], y, states[2], states[3],
                          *self.nothing_kept)
             rows = y
         if single:
@@ -124,7 +136,7 @@ class Bound:
 
 def _plain(state, dtype, n, batch, size, single):
     """A state as (n, batch, size), or None where it is not what it should be."""
-    if type(state) is not np.ndarray or state.dtype != dtype or not state.flags.c_contiguous:
+    if type(state) is not np.ndarray or (state.dtype is not dtype and state.dtype != dtype) or not state.flags.c_contiguous:
         return None
     if single:
         return state.reshape(n, 1, size) if state.shape == (n, size) else None

@@ -89,7 +89,8 @@ def rnn_backward(grad, arrays, saved, params, needs):
                 put_back(np.stack(dc), rows, dc0[k])
             continue
         before = c0 if plan.code == LSTM else h0 if plan.is_gru else None
-        d, into, dh, dc = through_steps(dy, _some(dh_n, k), _some(dc_n, k), weights[k], _some(before, k), traces[layer], plan, rows)
+        d, into, dh, dc = through_steps(dy, _some(dh_n, k), _some(dc_n, k), weights[k], _some(before, k), traces[layer], plan, rows,
+                                        bool(need_h0))
         if need_h0:
             put_back(dh, rows, dh0[k])
         if need_c0:
@@ -182,7 +183,7 @@ def rnn_cell_backward(grad, arrays, saved, params, needs):
         if is_gru:
             dh += carried
     dx = input_gradient(d, w.w_ih, is_gru, hidden) if need_x else None
-    grads = products(need, d, x, lambda: (h, h), is_gru, hidden)
+    grads = products(need, d, x, lambda: (h, h, slice(None)), is_gru, hidden)
     return (dx, dh, carried if need_c else None, *grads) if code == LSTM else (dx, dh, *grads)
 
 

@@ -89,7 +89,7 @@ def segments_backward(dy, dh_n, dc_n, weights, need, need_x, trace, params, rows
             before = c_0 if plan.code == LSTM else h_0 if plan.is_gru else None
             part_dy = np.ascontiguousarray(dy[first:last, d * output:(d + 1) * output])
             at, into, dh_new, dc_new = through_steps(part_dy, dh[None, :m], dc[None, :m] if plan.code == LSTM else None, [w], before, again,
-                                                     plan, part, d)
+                                                     plan, part, True, d)
             dh[:m] = dh_new[0]
             if plan.code == LSTM:
                 dc[:m] = dc_new[0]

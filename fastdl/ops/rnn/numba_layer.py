@@ -47,8 +47,9 @@ def run_layer(x, h0, c0, weights, plan, rows, train, h_n, c_n, backwards=0) -> T
     kept_gates = _room(x.dtype, n, rows.total * plan.gates * plan.padded if train else 0)
     kept = _room(x.dtype, n, rows.total * plan.padded if train and plan.code in (GRU, LSTM) else 0)
     none = NO_STATES[char]
-    forward[char](plan.pool, plan.slots, plan.code, int(train), plan.split_units, plan.chunk, plan.together, backwards, n, plan.gates,
-                  plan.hidden, plan.output, plan.projection, int(peepholes), rows.counts, rows.offsets, rows.order, places,
+    streams = int(plan.streams and kept_packed)
+    forward[char](plan.pool, plan.slots, plan.code, int(train), plan.split_units, plan.chunk, plan.together, streams, backwards, n,
+                  plan.gates, plan.hidden, plan.output, plan.projection, int(peepholes), rows.counts, rows.offsets, rows.order, places,
                   plan.words(n), x, memory, *made[0], *made[-1], none if h0 is None else h0, none if c0 is None else c0, y, h_n, c_n,
                   kept_gates, kept)
     return Trace(x, y, kept_gates, kept)
@@ -59,8 +60,11 @@ def _room(dtype, *shape):
 
 
 # ------------------------------------------------------------------------------------------------ gradients
-def through_steps(dy, dh_n, dc_n, weights, before, trace, plan, rows, backwards=0):
-    """(gradients at the gates, at projected states, dh0, dc0), each for each direction; the states in order."""
+def through_steps(dy, dh_n, dc_n, weights, before, trace, plan, rows, to_first, backwards=0):
+    """(gradients at the gates, at projected states, dh0, dc0), each for each direction; the states in order.
+
+    to_first: whether dh0 is wanted; else what stands for it means nothing.
+    """
     n, batch, hidden, char = len(weights), rows.batch, plan.hidden, dy.dtype.char
     peepholes, inner, reset_first = weights[0].peephole is not None, plan.inner_product, plan.code == RESET_FIRST
     w_h, w_r, peephole, first, scratch = _take(
@@ -83,8 +87,8 @@ def through_steps(dy, dh_n, dc_n, weights, before, trace, plan, rows, backwards=
     d = _room(dy.dtype, n, rows.total, (plan.gates + plan.is_gru) * hidden)
     into = _room(dy.dtype, n, rows.total if plan.projection else 0, plan.output)
     flat = [a.reshape(n, -1) for a in (peephole, trace.kept_gates, trace.kept, first)]
-    backward[char](plan.pool, plan.slots, plan.code, plan.split_units, plan.chunk, 1, backwards, plan.gates, hidden, plan.output,
-                   plan.projection, int(peepholes), rows.counts, rows.offsets, plan.words(n), w_h, w_r, *flat, trace.y, dy,
+    backward[char](plan.pool, plan.slots, plan.code, plan.split_units, plan.chunk, int(to_first), backwards, plan.gates, hidden,
+                   plan.output, plan.projection, int(peepholes), rows.counts, rows.offsets, plan.words(n), w_h, w_r, *flat, trace.y, dy,
                    dh.reshape(n, -1), carried.reshape(n, -1), d.reshape(n, -1), into.reshape(n, -1), scratch.reshape(n, -1))
     dh, carried = dh[..., :plan.output], carried[..., :hidden]
     return d, into, dh + carried if plan.is_gru else dh, carried
@@ -118,9 +122,14 @@ def by_input(d, is_gru, hidden):
 def weight_gradients(need, d, into, trace, plan, rows, k, h0, c0, backwards=0) -> Weights:
     hidden, output = plan.hidden, plan.output
 
+    y = trace.y[:, k * output:(k + 1) * output]
+
     def states():
-        h = states_before(trace.y[:, k * output:(k + 1) * output], h0, rows, k or backwards)
-        return h, _gate(trace, k, 0, plan, rows) * h if plan.code == RESET_FIRST else h
+        if h0 is None and rows.where is None and plan.code != RESET_FIRST and len(rows.counts) > 1:  # a first state of zeros adds nothing
+            first, rest = slice(0, -rows.batch), slice(rows.batch, None)
+            return (y[rest], y[rest], first) if k or backwards else (y[first], y[first], rest)
+        h = states_before(y, h0, rows, k or backwards)
+        return h, _gate(trace, k, 0, plan, rows) * h if plan.code == RESET_FIRST else h, slice(None)
 
     grads = products(need, d, trace.x, states, plan.is_gru, hidden)
     dw_hr = dp = None
@@ -154,19 +163,19 @@ def input_gradient(d, w, is_gru, hidden):
 def products(need, d, x, states, is_gru, hidden):
     """The gradients of w_ih, w_hh, b_ih, b_hh from those at the gates.
 
-    states(): the hidden state before each row, and what of it n's weight sees.
+    states(): the hidden state before each row, what of it n's weight sees, and which rows these are.
     """
     dw_ih = dw_hh = db_ih = db_hh = None
     if need.w_ih:
         dw_ih = _over_rows(by_input(d, is_gru, hidden), x)
     if need.w_hh:
-        h, h_of_n = states()
+        h, h_of_n, there = states()
         if is_gru:
             dw_hh = np.empty((3 * hidden, h.shape[1]), d.dtype)
-            multiply(d[:, hidden:3 * hidden].T, h, dw_hh[:2 * hidden])
-            multiply(d[:, :hidden].T, h_of_n, dw_hh[2 * hidden:])
+            multiply(d[there, hidden:3 * hidden].T, h, dw_hh[:2 * hidden])
+            multiply(d[there, :hidden].T, h_of_n, dw_hh[2 * hidden:])
         else:
-            dw_hh = multiply(d.T, h)
+            dw_hh = multiply(d[there].T, h)
     if need.b_ih or need.b_hh:
         db_ih = db_hh = d.sum(axis=0)
         if is_gru:

@@ -9,17 +9,20 @@ import numpy as np
 
 from ...cpu import parallel, thresholds
 from ...cpu.blocking import LANES
+from ...cpu.features import caches, vector_bits
 from .layout import GATES
 from .numba_product import PANEL, blocks_of
 from .numba_sequence import BIAS, PEEPHOLE, SCRATCH, W_H, W_R, W_X, C, H
-from .numba_steps import CODES, GRU, RESET_FIRST
+from .numba_steps import CODES, GRU, LSTM, RESET_FIRST
 from .numba_team import WORD
 
 # Input rows that go through the input's weights together: enough to pay for reading these, few enough for their gates to
-# be in the cache when their steps come. With so many rows to a step each step's go along with the state's, block by block.
+# be in the cache when their steps come; where the cache cannot hold the weights either, as many as it holds gates of. With
+# ROWS_ENOUGH rows to a step each step's input goes along with the state's product, block by block.
 ROWS_AT_ONCE = 48
 ROWS_ENOUGH = 12
 MOST_ROWS = 64  # of a chunk: its gates stay in the cache
+STREAMED = 8  # second-level caches: 12 MB and more of weights were read as fast as panels, or faster
 
 
 _NO_WORDS = np.zeros((2, 0), np.int64)
@@ -40,6 +43,7 @@ class Plan(NamedTuple):
     split_units: int  # whether a chunk is some units at one step; else it is some rows at all steps
     chunk: int
     together: int  # steps whose input goes through the weights together; 0: a step at a time, block by block
+    streams: int  # whether the state's weights, where they are kept, are to lie as streams (see numba_product.py)
     block: int  # units
 
     @property
@@ -74,6 +78,8 @@ def plan_of(params, batch, steps, char) -> Plan:
 @lru_cache(maxsize=256)
 def _plan(code, gates, hidden, projection, directions, batch, steps, lanes, pool, slots, big_step) -> Plan:
     output, blocks = projection or hidden, blocks_of(hidden, lanes)
+    padded, state = up_to_block(hidden, lanes), up_to_block(output, lanes)
+    L2, itemsize = caches().l2, vector_bits() // 8 // lanes
     split_units, chunk = 0, max(batch, 1)
     if slots > 1 and batch < 4 * slots:
         if big_step and blocks > 1 and not projection and code != RESET_FIRST and slots > directions:
@@ -82,11 +88,13 @@ def _plan(code, gates, hidden, projection, directions, batch, steps, lanes, pool
         # two for each thread, where that leaves them eight rows: sequences differ in length, and threads in what else they do
         chunk = min(-(-batch // (2 * slots if batch >= 16 * slots else slots)), MOST_ROWS)
     rows = batch if split_units else chunk
-    together = max(1, min(steps, ROWS_AT_ONCE // max(1, rows)))
-    if rows >= ROWS_ENOUGH and code != RESET_FIRST:
+    weights = gates * hidden * output * itemsize
+    at_once = max(ROWS_AT_ONCE, L2 // (gates * padded * itemsize)) if weights > L2 else ROWS_AT_ONCE
+    together = max(1, min(steps, at_once // max(1, rows)))
+    if rows >= ROWS_ENOUGH and code != RESET_FIRST and not split_units:
         together = 0
-    padded, state = up_to_block(hidden, lanes), up_to_block(output, lanes)
-    return Plan(code, gates, hidden, output, projection, padded, state, pool, slots, split_units, chunk, together,
+    streams = int(batch == 1 and code in (GRU, LSTM) and L2 // 2 <= weights <= STREAMED * L2)
+    return Plan(code, gates, hidden, output, projection, padded, state, pool, slots, split_units, chunk, together, streams,
                 PANEL * lanes)
 
 

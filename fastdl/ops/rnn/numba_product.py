@@ -18,13 +18,15 @@ from numba import types
 from numba.extending import intrinsic
 
 from ...cpu._pool import parallel_for
+from ...cpu.blocking import LANES
 from ...cpu.jit import inline, kernel
 from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS, _fma, _Loop
 from ...cpu.panels import pack_panel
 from ...cpu.simd import lanes, offset, pointer, vector_of
-from ...cpu.simd_core import INTP, _splat_value, _vector_pointer, llvm_type
+from ...cpu.simd_core import INTP, _splat_value, _vector_pointer, ask_for_line, llvm_type
 
 PANEL = TILE_VECTORS  # vectors to a panel's row
+CACHE_LINE = 64  # bytes
 ZERO = np.intp(0)  # a literal among the arguments would have Numba compile the function called once more, for that number
 
 
@@ -53,11 +55,16 @@ def pack(pool, w, gates, out):
 
 
 # ------------------------------------------------------------------------------------------------ tiles
+# How far ahead a stream's lines are asked for. A core read 1 MB of weights, again and again, at 211 GB/s so, and at 179 as four
+# panels at once without asking; half of the distance gave 198. What fits the first cache is read faster as panels.
+_AHEAD = 1536  # bytes
+
+
 @functools.cache
-def _panel_tile(rows, panels, on):
+def _panel_tile(rows, panels, on, stream=False):
     """``tile(k, a, a_row, packed, start, start_row, out, out_row)``: rows of a, contiguous, times neighbouring panels, to rows of out.
 
-    on: the sums begin with the rows of start, else with zeros.
+    on: the sums begin with the rows of start, else with zeros. stream: the panels' rows lie side by side, [k][panel][column].
     """
 
     @intrinsic
@@ -73,7 +80,8 @@ def _panel_tile(rows, panels, on):
                 return [builder.mul(step, INTP(i)) for i in range(n)]
 
             a_rows, out_rows = multiples(a_row_, rows), multiples(out_row_, rows)
-            starts = multiples(builder.mul(k_, INTP(width)), panels)
+            starts = multiples(INTP(width) if stream else builder.mul(k_, INTP(width)), panels)
+            step = panels * width if stream else width
             first = [ir.Constant(vt, None)] * (rows * vectors)
             if on:
                 start_rows = [builder.gep(start_, [n]) for n in multiples(start_row_, rows)]
@@ -90,6 +98,10 @@ def _panel_tile(rows, panels, on):
                 return builder.load(_vector_pointer(builder, where, INTP(j % PANEL * vector.lanes), vt), align=1)
 
             # the operand with fewer vectors waits in registers, the other passes through one
+            if stream:
+                line = builder.gep(builder.bitcast(b_now, ir.IntType(8).as_pointer()), [INTP(_AHEAD)])
+                for place in range(0, step * packed.dtype.bitwidth // 8, CACHE_LINE):
+                    ask_for_line(builder, builder.gep(line, [INTP(place)]))
             few, many = (column, broadcast) if vectors < rows else (broadcast, column)
             waiting = [few(x) for x in range(min(rows, vectors))]
             for x in range(max(rows, vectors)):
@@ -97,7 +109,7 @@ def _panel_tile(rows, panels, on):
                 for w, kept in enumerate(waiting):
                     at = (x * vectors + w) if vectors < rows else (w * vectors + x)
                     sums[at] = _fma(builder, vector, kept, passing, sums[at])
-            _, values = loop.close([*sums, builder.gep(a_now, [INTP(1)]), builder.gep(b_now, [INTP(width)])])
+            _, values = loop.close([*sums, builder.gep(a_now, [INTP(1)]), builder.gep(b_now, [INTP(step)])])
             for i in range(rows):
                 row = builder.gep(out_, [out_rows[i]])
                 for j in range(vectors):
@@ -198,3 +210,23 @@ def product(a, a_row, m, k, packed, first, last, out, out_row):
 def product_on(start, start_row, a, a_row, m, k, packed, first, last, out, out_row):
     """out = start + that product. start: m rows, start_row apart (0: one for all), which begin with the first panel's columns."""
     _from_start(a, a_row, m, k, packed, first, last, start, start_row, out, out_row)
+
+
+_stream_3, _stream_4 = (_panel_tile(1, n, True, True) for n in (3, 4))
+
+
+@inline
+def stream_on(start, a, k, packed, block, gates, out):
+    """product_on of one row and the panels of a block's 3 or 4 gates, where these lie as a stream (see in_streams)."""
+    panels = offset(packed, block * gates * k * PANEL * lanes(packed))
+    if gates == 4:
+        _stream_4(k, a, ZERO, panels, start, ZERO, out, ZERO)
+    else:
+        _stream_3(k, a, ZERO, panels, start, ZERO, out, ZERO)
+
+
+def in_streams(panels, gates, k, out):
+    """Packed panels [block][gate][k][column] as [block][k][gate][column]: a row of a's block is read from one place."""
+    width = PANEL * LANES[panels.dtype.char]
+    out.reshape(-1, k, gates, width)[...] = panels.reshape(-1, gates, k, width).swapaxes(1, 2)
+    return out

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from ...cpu._pool import parallel_for
 from ...cpu.jit import inline, kernel
 from ...cpu.simd import lanes, load, load_n, offset, pointer, read, store, store_n
-from .numba_product import PANEL, ZERO, product, product_on
+from .numba_product import PANEL, ZERO, product, product_on, stream_on
 from .numba_steps import (
     GRU,
     LSTM,
@@ -54,6 +54,7 @@ class Layer(NamedTuple):
     bias: Any  # what sums of the input's share begin with; behind it the state's; see fill_biases
     w_x: Any  # packed, as w_h and w_r
     w_h: Any
+    streams: int  # whether w_h lies as streams, and there is one row
     w_r: Any  # the projection; where the reset gate is first, n's weight of the state
     y: Any
     y_row: int
@@ -155,7 +156,10 @@ def _advance_blocks(layer, n, here, first, rows, first_block, last_block, x_gate
         start, start_row = share, share_row
         if units.mode == GRU:
             start, start_row = offset(layer.bias, gates * padded + column), ZERO
-        product_on(start, start_row, before, state, rows, layer.output, layer.w_h, low * gates, high * gates, h_gates, width)
+        if layer.streams:
+            stream_on(start, before, layer.output, layer.w_h, low, gates, h_gates)
+        else:
+            product_on(start, start_row, before, state, rows, layer.output, layer.w_h, low * gates, high * gates, h_gates, width)
         advance_rows(units, rows, low, high, Places(
             offset(share, -column), share_row, offset(h_gates, -column), width, gates * W, W, before, state, answer, length,
             offset(layer.c, first * padded), offset(layer.kept_gates, kept * gates * padded), offset(layer.kept, kept * padded)))
@@ -275,23 +279,23 @@ def _steps_by_units(pool, members, layer, blocks, words):
 
 
 # ------------------------------------------------------------------------------------------------ the entry points
-@kernel("i i i i i i i i i i i i i i L1 L1 L1 L1 L2 R2 W1 R1 R1 R1 R1 R1 R1 R1 R1 R1 R1 R3 R3 W2 W3 W3 W2 W2")
-def forward(pool, slots, mode, train, split_units, chunk, together, backwards, directions, gates, hidden, output, projection, peepholes,
-            counts, offsets, order, places, words, x, memory, w_x, w_h, w_r, bias, peephole, w_x_back, w_h_back, w_r_back, bias_back,
-            peephole_back, h0, c0, y, h_n, c_n, kept_gates, kept):
+@kernel("i i i i i i i i i i i i i i i L1 L1 L1 L1 L2 R2 W1 R1 R1 R1 R1 R1 R1 R1 R1 R1 R1 R3 R3 W2 W3 W3 W2 W2")
+def forward(pool, slots, mode, train, split_units, chunk, together, streams, backwards, directions, gates, hidden, output, projection,
+            peepholes, counts, offsets, order, places, words, x, memory, w_x, w_h, w_r, bias, peephole, w_x_back, w_h_back, w_r_back,
+            bias_back, peephole_back, h0, c0, y, h_n, c_n, kept_gates, kept):
     """A layer of one or two directions, which share y's columns and are the first axis of h0, c0, h_n, c_n, kept_gates and kept.
 
     backwards: 1 where there is one direction, and it is the backward one. chunk: rows to a chunk, or unit blocks where
-    ``split_units``. memory: scratch, of which ``places`` says where what is (see places_of in numba_plan.py). words: a
-    team's for each direction, zeros (numba_team.py). w_x, w_h, w_r, bias, peephole: what numba_weights.py makes of
-    weights. h0, c0: empty ones count as zeros.
+    ``split_units``. streams: whether w_h lies as in_streams makes it. memory: scratch, of which ``places`` says where what
+    is (see places_of in numba_plan.py). words: a team's for each direction, zeros (numba_team.py). w_x, w_h, w_r, bias,
+    peephole: what numba_weights.py makes of weights. h0, c0: empty ones count as zeros.
     """
-    forwards = back = _layer(ZERO, backwards, mode, train, together, gates, hidden, output, projection, peepholes, counts, offsets, order,
-                             places, x, memory, w_x, w_h, w_r, bias, peephole, y, h_n, c_n, kept_gates, kept)
+    forwards = back = _layer(ZERO, backwards, mode, train, together, streams, gates, hidden, output, projection, peepholes, counts,
+                             offsets, order, places, x, memory, w_x, w_h, w_r, bias, peephole, y, h_n, c_n, kept_gates, kept)
     _first_states(forwards, ZERO, h0, c0)
     if directions == 2:
-        back = _layer(ZERO + 1, 1, mode, train, together, gates, hidden, output, projection, peepholes, counts, offsets, order,
-                      places, x, memory, w_x_back, w_h_back, w_r_back, bias_back, peephole_back, y, h_n, c_n, kept_gates, kept)
+        back = _layer(ZERO + 1, 1, mode, train, together, streams, gates, hidden, output, projection, peepholes, counts, offsets,
+                      order, places, x, memory, w_x_back, w_h_back, w_r_back, bias_back, peephole_back, y, h_n, c_n, kept_gates, kept)
         _first_states(back, ZERO + 1, h0, c0)
     if split_units:
         _steps_by_units(pool, slots, forwards, chunk, pointer(words[0]))
@@ -321,13 +325,13 @@ def _first_states(layer, k, h0, c0):
 
 
 @inline
-def _layer(k, backwards, mode, train, together, gates, hidden, output, projection, peepholes, counts, offsets, order,
+def _layer(k, backwards, mode, train, together, streams, gates, hidden, output, projection, peepholes, counts, offsets, order,
            places, x, memory, w_x, w_h, w_r, bias, peephole, y, h_n, c_n, kept_gates, kept):
     size, base = x.itemsize, pointer(memory)
     units = Units(mode, train, hidden, up_to_block(hidden, base), pointer(peephole), peepholes)
     return Layer(
         units, backwards, gates, counts[0], counts.shape[0], together, x.shape[1], output, up_to_block(output, base), projection,
         pointer(counts), pointer(offsets), pointer(order), pointer(x), x.strides[0] // size,
-        pointer(bias), pointer(w_x), pointer(w_h), pointer(w_r), offset(pointer(y), k * output), y.strides[0] // size,
+        pointer(bias), pointer(w_x), pointer(w_h), streams, pointer(w_r), offset(pointer(y), k * output), y.strides[0] // size,
         offset(base, places[2 * H + k]), offset(base, places[2 * C + k]),
         pointer(h_n[k]), pointer(c_n[k]), pointer(kept_gates[k]), pointer(kept[k]), offset(base, places[2 * SCRATCH]))

@@ -113,57 +113,71 @@ def _elman_rows(units, rows, first, last, at):
                     store(at.kept_gates, kept + u, h)
 
 
+# What follows from one activation waits in memory until it has been taken of all rows: chains of one activation each fill the
+# processor's queues with work that need not wait; with chains of two an LSTM's activations took half as long again.
 @inline
 def _gru_rows(units, rows, first, last, at):
     W, V, P = PANEL * lanes(at.gates), lanes(at.gates), units.padded
+    for i in range(rows):
+        x, gates, kept = offset(at.x, i * at.x_row), offset(at.gates, i * at.gates_row), i * P
+        after = offset(at.after, i * at.after_row)
+        for b in range(first, last):
+            for v in range(0, W, V):
+                u, g = b * W + v, b * at.block + v
+                r, inner = gate_sigmoid(load(x, g) + load(gates, g)), load(gates, g + 2 * at.gate)
+                store(after, u, fma(r, inner, load(x, g + 2 * at.gate)))
+                if units.train:
+                    store(at.kept_gates, 3 * (kept + b * W) + v, r)
+                    store(at.kept, kept + u, inner)
     for i in range(rows):
         x, gates, kept = offset(at.x, i * at.x_row), offset(at.gates, i * at.gates_row), i * P
         before, after = offset(at.before, i * at.before_row), offset(at.after, i * at.after_row)
         for b in range(first, last):
             for v in range(0, W, V):
                 u, g = b * W + v, b * at.block + v
-                r = gate_sigmoid(load(x, g) + load(gates, g))
                 z = gate_sigmoid(load(x, g + at.gate) + load(gates, g + at.gate))
-                inner = load(gates, g + 2 * at.gate)
-                n = gate_tanh(fma(r, inner, load(x, g + 2 * at.gate)))
+                n = gate_tanh(load(after, u))
                 store(after, u, fma(z, load(before, u) - n, n))
                 if units.train:
                     place = 3 * (kept + b * W) + v
-                    store(at.kept_gates, place, r)
                     store(at.kept_gates, place + W, z)
                     store(at.kept_gates, place + 2 * W, n)
-                    store(at.kept, kept + u, inner)
 
 
 @inline
 def _lstm_rows(units, rows, first, last, at):
     W, V, P = PANEL * lanes(at.gates), lanes(at.gates), units.padded
     for i in range(rows):
-        gates, kept = offset(at.gates, i * at.gates_row), i * P
-        c, after = offset(at.c, i * P), offset(at.after, i * at.after_row)
+        gates, kept, c = offset(at.gates, i * at.gates_row), i * P, offset(at.c, i * P)
         for b in range(first, last):
             for v in range(0, W, V):
                 u, g = b * W + v, b * at.block + v
                 old = load(c, u)
-                i_gate, f_gate = load(gates, g), load(gates, g + at.gate)
-                cell, o_gate = gate_tanh(load(gates, g + 2 * at.gate)), load(gates, g + 3 * at.gate)
+                i_gate, f_gate, cell = load(gates, g), load(gates, g + at.gate), gate_tanh(load(gates, g + 2 * at.gate))
                 if units.peepholes:
                     i_gate = fma(load(units.peephole, u), old, i_gate)
                     f_gate = fma(load(units.peephole, P + u), old, f_gate)
                 i_gate, f_gate = gate_sigmoid(i_gate), gate_sigmoid(f_gate)
                 new = fma(f_gate, old, i_gate * cell)
-                if units.peepholes:
-                    o_gate = fma(load(units.peephole, 2 * P + u), new, o_gate)
-                o_gate = gate_sigmoid(o_gate)
                 store(c, u, new)
-                store(after, u, o_gate * gate_tanh(new))
                 if units.train:
                     place = 4 * (kept + b * W) + v
                     store(at.kept_gates, place, i_gate)
                     store(at.kept_gates, place + W, f_gate)
                     store(at.kept_gates, place + 2 * W, cell)
-                    store(at.kept_gates, place + 3 * W, o_gate)
                     store(at.kept, kept + u, new)
+    for i in range(rows):
+        gates, kept = offset(at.gates, i * at.gates_row), i * P
+        c, after = offset(at.c, i * P), offset(at.after, i * at.after_row)
+        for b in range(first, last):
+            for v in range(0, W, V):
+                u, o_gate, new = b * W + v, load(gates, b * at.block + 3 * at.gate + v), load(c, b * W + v)
+                if units.peepholes:
+                    o_gate = fma(load(units.peephole, 2 * P + u), new, o_gate)
+                o_gate = gate_sigmoid(o_gate)
+                store(after, u, o_gate * gate_tanh(new))
+                if units.train:
+                    store(at.kept_gates, 4 * (kept + b * W) + 3 * W + v, o_gate)
 
 
 # ------------------------------------------------------------------------------------------------ gru, the reset gate first

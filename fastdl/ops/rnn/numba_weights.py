@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ...cpu import thresholds
 from ...cpu.blocking import LANES
 from ...cpu.jit import kernel
@@ -11,7 +13,7 @@ from ...cpu.simd import pointer
 from ...cpu.workspace import NOTHING, aligned
 from ...packing import is_packed, prepared
 from .numba_plan import bias_size, up_to_block
-from .numba_product import pack
+from .numba_product import in_streams, pack
 from .numba_sequence import BIAS, PEEPHOLE, W_H, W_R, W_X
 from .numba_steps import RESET_FIRST, fill_biases
 from .numba_steps import up_to_block as up_to_block_of_pointer
@@ -48,13 +50,15 @@ def ready(w, plan, memory=None, places=None, k=0) -> Ready:
     def panels(part, weight, gates):
         if weight is None:
             return none
+        streams = part == W_H and plan.streams and memory is None
 
         def make():
-            out = place(part, gates * up_to_block(len(weight) // gates, LANES[weight.dtype.char]) * weight.shape[1])
+            size = gates * up_to_block(len(weight) // gates, LANES[weight.dtype.char]) * weight.shape[1]
+            out = np.empty(size, weight.dtype) if streams else place(part, size)
             pack_panels(plan, weight, gates, out)
-            return out
+            return in_streams(out, gates, weight.shape[1], place(part, size)) if streams else out
 
-        return make() if memory is not None else prepared(weight, ("recurrent", gates), make)
+        return make() if memory is not None else prepared(weight, ("recurrent", gates, streams), make)
 
     state, inner = w.w_hh, w.w_hr
     if plan.code == RESET_FIRST:
