@@ -90,6 +90,18 @@ def test_adaptive(ndim, shape, size, kind, layout):
           layout=layout, grad_kind="sum")
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dilation", [1, 2, 3])
+def test_the_index_where_nothing_is_larger_than_minus_infinity(dilation, layout):
+    """It is of the window's first cell that is not padding."""
+    x = torch.full((1, 3, 9, 8), float("-inf"))
+    x = x.contiguous(memory_format=torch.channels_last) if layout == "channels_last" else x
+    options = dict(kernel_size=3, stride=1, padding=1, dilation=dilation, return_indices=True)
+    y, places = F.max_pool2d(x.to(DEVICE), **options)
+    want, where = TF.max_pool2d(x.double(), **options)
+    assert torch.equal(y.cpu().double(), want) and torch.equal(places.cpu().long(), where)
+
+
 def test_views_and_no_output():
     x = randn(2, 3, 9, 9).float().to(DEVICE)[:, :, ::2, 1:]
     torch.testing.assert_close(F.max_pool2d(x, 2), TF.max_pool2d(x, 2))
