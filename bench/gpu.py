@@ -14,12 +14,10 @@ cases would launch there (sm_90), into Triton's cache, and ends.
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
 import contextlib
 import faulthandler
 import json
 import math
-import multiprocessing
 import os
 import statistics
 import subprocess
@@ -101,45 +99,24 @@ def line(row) -> str:
 
 
 # ------------------------------------------------------------------------------------------------ compilation
-def compile_case(name, where) -> tuple[int, str | None]:
-    """Compile what a case launches on a device, into Triton's cache: (how many kernels, what went wrong). Runs in a process of its own."""
-    os.environ.pop("TRITON_INTERPRET", None)
-    import fastdl
-    from fastdl.gpu import ahead, device
-    from fastdl.gpu.launch import record
+def compile_case(name, where) -> int:
+    """Compile what a case launches on a device, into Triton's cache: how many kernels."""
+    from fastdl.gpu import ahead
 
     from . import gpu_cases
 
-    try:
-        case = next(c for c in gpu_cases.CASES if c.name == name)
-        with fastdl.use_backend("triton"), gpu_cases.on("meta"), record(device.Device(*where)) as launches:
-            case.make()[0]()
-        for launch in launches:
-            ahead.compiled(where[1], launch)
-    except Exception as error:
-        return 0, f"{type(error).__name__}: {error}"
-    return len(launches), None
+    case = next(c for c in gpu_cases.CASES if c.name == name)
+    with gpu_cases.on("meta"):
+        return ahead.compile_launches(where, lambda: case.make()[0]())
 
 
 def compile_all(names, where, seconds=None) -> None:
     """``compile_case`` for all, by a process a CPU; what fails is said, and fails again when the case runs."""
-    begin, kernels, failures = time.monotonic(), 0, []
-    workers = max(1, min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, len(names), 32))
-    with concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        waiting = {pool.submit(compile_case, name, tuple(where)): name for name in names}
-        try:
-            for done in concurrent.futures.as_completed(waiting, seconds):
-                try:
-                    count, failure = done.result()
-                except Exception as error:  # a worker died: the compiler may end a process
-                    count, failure = 0, f"{type(error).__name__}: {error}"
-                kernels += count
-                if failure:
-                    failures.append((waiting[done], failure))
-        except TimeoutError:
-            for future in waiting:
-                future.cancel()
-    print(f"compiled {kernels} launches of {len(names)} cases in {time.monotonic() - begin:.0f} s on {workers} CPUs", file=sys.stderr)
+    from fastdl.gpu import ahead
+
+    begin = time.monotonic()
+    kernels, failures = ahead.in_parallel(compile_case, names, where, seconds)
+    print(f"compiled {kernels} launches of {len(names)} cases in {time.monotonic() - begin:.0f} s", file=sys.stderr)
     for name, failure in failures[:10]:
         print(f"{name}: {failure.splitlines()[0][:200]}", file=sys.stderr)
     if failures[10:]:

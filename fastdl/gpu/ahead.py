@@ -7,6 +7,8 @@ shorter one of docs/gpu.md.
 
 from __future__ import annotations
 
+import concurrent.futures
+import multiprocessing
 import os
 import re
 import subprocess
@@ -87,6 +89,49 @@ def compiled(arch: str, launch: Launch):
         return launch.kernel.warmup(*launch.args, grid=launch.grid, enable_fp_fusion=True, **launch.options)
     finally:
         driver._active = before
+
+
+def compile_launches(where: device.Device, call) -> int:
+    """Compile what ``call()``, on meta tensors, launches on a device, into Triton's cache; answers how many launches."""
+    import fastdl
+
+    with fastdl.use_backend("triton"), record(where) as launches:
+        call()
+    for launch in launches:
+        compiled(where.arch, launch)
+    return len(launches)
+
+
+def _one_job(job, item, where):
+    os.environ.pop("TRITON_INTERPRET", None)
+    try:
+        return job(item, where), None
+    except Exception as error:
+        return 0, f"{type(error).__name__}: {error}"
+
+
+def in_parallel(job, items, where: device.Device, seconds: float | None = None) -> tuple[int, list]:
+    """``job(item, where)``, a function of a module that compiles launches and counts them, for all items, by a process a CPU.
+
+    Answers the count and what failed, as (item, why). Items that are not begun after so many seconds are left out.
+    """
+    count, failures = 0, []
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with concurrent.futures.ProcessPoolExecutor(max(1, min(cpus, len(items), 32)), multiprocessing.get_context("spawn")) as pool:
+        waiting = {pool.submit(_one_job, job, item, where): item for item in items}
+        try:
+            for done in concurrent.futures.as_completed(waiting, seconds):
+                try:
+                    kernels, failure = done.result()
+                except Exception as error:  # a worker died: the compiler may end a process
+                    kernels, failure = 0, f"{type(error).__name__}: {error}"
+                count += kernels
+                if failure:
+                    failures.append((waiting[done], failure))
+        except TimeoutError:
+            for future in waiting:
+                future.cancel()
+    return count, failures
 
 
 def compile_launch(arch: str, launch: Launch) -> Resources:

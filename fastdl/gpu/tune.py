@@ -17,7 +17,7 @@ import torch
 
 import fastdl.functional as F
 
-from . import configs, device
+from . import ahead, configs, device
 from .launch import cdiv
 
 HALF = torch.bfloat16
@@ -168,12 +168,27 @@ def best(problem: Problem, where, measure, candidates=None) -> dict | None:
     return found and found[1]
 
 
+def compile_candidate(item, where) -> int:
+    """Compile what a candidate launches in every problem of its kernel; answers how many launches."""
+    kernel, candidate = item
+    count = 0
+    for problem in problems():
+        if problem.kernel == kernel:
+            with configs.use(kernel, **candidate):
+                count += ahead.compile_launches(where, lambda: problem.make("meta")())
+    return count
+
+
 def tune(kernels, folder: Path, report, measure=None, where="cuda", all_problems=None, candidates=None) -> Path:
     """Tune the named kernels (all where none is named) and write the device's table into ``folder``; answers the file."""
     card = device.of(torch.empty(0, device=where))
     if measure is None:
         flush = torch.empty(256 << 20, dtype=torch.uint8, device=where)
         measure = lambda call: microseconds(call, flush)
+        report(0, 1, "compiling")
+        names = [name for name in CANDIDATES if not kernels or name in kernels]
+        # what does not compile is no candidate: ``best`` meets it again
+        ahead.in_parallel(compile_candidate, [(name, candidate) for name in names for candidate in CANDIDATES[name]], card)
     path = folder / f"{configs.table_name(card.name)}.json"
     table = json.loads(path.read_text()) if path.exists() else {"kernels": {}}
     todo = [p for p in (problems() if all_problems is None else all_problems) if not kernels or p.kernel in kernels]
