@@ -426,10 +426,11 @@ def _is_torch(value) -> bool:
 
 def _torch_of(args, kwargs):
     """The torch face, where an argument is a torch tensor. torch is never imported here: no torch, no tensors."""
-    if getattr(sys.modules.get("torch"), "Tensor", None) is None:
+    tensor = getattr(sys.modules.get("torch"), "Tensor", None)
+    if tensor is None:
         return None
-    if any(_is_torch(v) for v in _flatten([*args, *kwargs.values()])):
-        return importlib.import_module("fastdl.torch")
+    if (args and isinstance(args[0], tensor)) or any(isinstance(v, tensor) for v in _flatten([*args, *kwargs.values()])):
+        return sys.modules.get("fastdl.torch") or importlib.import_module("fastdl.torch")
     return None
 
 

@@ -23,6 +23,7 @@ from .device import Device
 
 FOLDER = Path(__file__).parent / "configs"
 _forced: dict[str, dict] = {}
+also_forget: list = []  # functions that drop what was made with a configuration
 
 
 def pick(kernel: str, device: Device, **sizes: int) -> dict:
@@ -74,6 +75,13 @@ def forget() -> None:
     """Read the tables again."""
     read.cache_clear()
     _pick.cache_clear()
+    for forgotten in also_forget:
+        forgotten()
+
+
+def forced() -> bool:
+    """Whether :func:`use` holds for some kernel."""
+    return bool(_forced)
 
 
 @contextlib.contextmanager

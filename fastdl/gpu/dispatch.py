@@ -8,6 +8,8 @@ under ``use_backend("triton")`` raises instead.
 
 from __future__ import annotations
 
+import contextlib
+import operator
 import warnings
 from typing import Any, NamedTuple
 
@@ -16,12 +18,50 @@ import torch
 
 from ..op import _flatten, _reshape, current_backend
 from ..torch import _Gradient
-from . import device, fallback
+from . import configs, device, fallback, tape
 from .tensors import DeviceTensor
+
+_calls = tape.Memory()
+configs.also_forget.append(_calls.forget)
 
 
 def call(op, args, kwargs):
     """The operator's answer to arguments among which are tensors on a GPU."""
+    tensors: list[torch.Tensor] = []
+    key, record = _look(op, args, kwargs, tensors), False
+    if key is not None:
+        played, record = _calls.get(key)
+        if played is not None:
+            if played.call is None:
+                return played.answer(played.tape.play(tensors))
+            return _Differentiable.apply(played, *tensors)
+    recorder = tape.Recorder(tensors) if record else None
+    return _serve(op, args, kwargs, recorder, key)
+
+
+def _look(op, args, kwargs, tensors):
+    """What decides all that the call's host code does, hashable, and its tensors in the operator's order; None for odd calls."""
+    if configs.forced():
+        return None
+    try:
+        looks = [tape.look(v, tensors) for v in args]
+        for i, name in op._positions:  # the operator's order also where they are named
+            if i >= len(args):
+                looks.append(tape.look(kwargs.get(name), tensors))
+        looks += [(name, tape.look(v, [])) for name, v in kwargs.items() if name not in op.tensors]
+    except tape.Odd:
+        return None
+    given = [v for v in _flatten(op._given(args, kwargs)) if v is not None]
+    if not tensors or tensors[0].device.type == "meta" or len(tensors) != len(given) or any(map(operator.is_not, tensors, given)):
+        return None
+    flags = None
+    if any(t.dtype is torch.float32 for t in tensors):
+        flags = [device.tf32_allowed(kind) for kind in ("matmul", "conv", "rnn")]
+    return (op.name, *looks, torch.is_grad_enabled(), current_backend(), *(flags or ()))
+
+
+def _serve(op, args, kwargs, recorder, key):
+    """The usual way to an answer, recorded where there is a recorder."""
     tensors = _operands(op, args, kwargs)
     chosen = current_backend()
     if chosen not in (None, "triton"):
@@ -31,18 +71,54 @@ def call(op, args, kwargs):
     reason = implementation if isinstance(implementation, str) else device.refusal(tensors[0])
     if reason is not None and tensors[0].device.type == "cpu":
         raise ValueError(f"{op.name}: use_backend('triton') was chosen: {reason}")
-    arrays, params, shapes = op.prepare(*_wrapped(args), **_wrapped_options(op, kwargs))
-    arrays = tuple(None if a is None else a.tensor for a in arrays)
-    if reason is None and implementation.supports is not None:
-        reason = implementation.supports(arrays, params)
+    with recorder or contextlib.nullcontext():
+        arrays, params, shapes = op.prepare(*_wrapped(args), **_wrapped_options(op, kwargs))
+        arrays = tuple(None if a is None else a.tensor for a in arrays)
+        if reason is None and implementation.supports is not None:
+            reason = implementation.supports(arrays, params)
     if reason is not None:
+        if recorder:
+            _calls.keep(key, None)
         return _fall_through(op, args, kwargs, reason)
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
         flat = _flatten(op._given(args, kwargs))
-        record = _Call(op.name, implementation, arrays, params, shapes, flat)
+        record = _Call(op.name, implementation, arrays, params, shapes, flat, recorder, key)
         return _Differentiable.apply(record, *(f for f in flat if isinstance(f, torch.Tensor)))
-    y, _ = implementation.forward(arrays, params, False)
-    return y if shapes is None else _reshape(y, shapes)
+    with recorder or contextlib.nullcontext():
+        y, _ = implementation.forward(arrays, params, False)
+        y = y if shapes is None else _reshape(y, shapes)
+    if recorder:
+        _keep(recorder, key, y)
+    return y
+
+
+class _Played(NamedTuple):
+    """A recorded call."""
+
+    tape: tape.Tape
+    single: bool  # it answers one tensor
+    many: int  # how many it answers
+    # for calls with a gradient, else None
+    call: Any = None
+    form: Any = None
+    saved: Any = None  # with places for tensors, as ``inputs``
+    inputs: Any = None
+    integers: tuple = ()  # which outputs have no gradient
+    backwards: Any = None  # recorded backward passes
+
+    def answer(self, tensors):
+        return tensors[0] if self.single else tuple(tensors[: self.many])
+
+
+def _keep(recorder, key, y, kept=(), **rest):
+    """Remember what was recorded, where it can be repeated; answers that, or None."""
+    answers = y if isinstance(y, tuple) else (y,)
+    made = recorder.finish([*answers, *kept]) if all(isinstance(t, torch.Tensor) for t in answers) else None
+    if made is not None and made.answers_given(len(answers)):
+        made = None  # what autograd is to make of a view of an operand, it is told the usual way
+    played = None if made is None else _Played(made, not isinstance(y, tuple), len(answers), **rest)
+    _calls.keep(key, played)
+    return played
 
 
 _said: set[str] = set()
@@ -112,37 +188,83 @@ class _Call(NamedTuple):
     params: Any
     shapes: Any
     flat: list  # the operator's tensor arguments in the order of its gradients
+    recorder: Any
+    key: Any
 
 
 class _Differentiable(torch.autograd.Function):
-    """An operator with its backward kernels, for torch.autograd."""
+    """An operator with its backward kernels, for torch.autograd: served the usual way (a _Call) or played (a _Played)."""
 
     @staticmethod
-    def forward(ctx, call, *tensors):
-        if call.implementation.backward is None:
-            raise ValueError(f"{call.name}: the triton backend has no gradient for it")
-        y, saved = call.implementation.forward(call.arrays, call.params, True)
-        ctx.form = tuple(t.shape for t in y) if isinstance(y, tuple) else y.shape
-        result = y if call.shapes is None else _reshape(y, call.shapes)
-        kept: list[torch.Tensor] = []
-        ctx.saved = _put_away(saved, kept)
-        ctx.inputs = _put_away(call.arrays, kept)
-        ctx.call = call._replace(arrays=None, flat=[None if f is None else (f.shape, isinstance(f, torch.Tensor)) for f in call.flat])
+    def forward(ctx, given, *tensors):
+        if type(given) is _Played:
+            played = given
+            tensors_made = played.tape.play(tensors)
+            answers, kept = _own(tensors_made[: played.many], tensors_made[played.many :])
+            result = played.answer(answers)
+            ctx.form, ctx.saved, ctx.inputs = played.form, played.saved, played.inputs
+            ctx.call, ctx.backwards = played.call, played.backwards
+            if played.integers:
+                ctx.mark_non_differentiable(*(answers[i] for i in played.integers))
+        else:
+            result, kept = _Differentiable.serve(ctx, given)
         # saved_tensors makes torch refuse, as for its own operators, when one was changed in place in between
         ctx.save_for_backward(*tensors, *kept)
         ctx.given = len(tensors)
         ctx.set_materialize_grads(False)
-        outputs = result if isinstance(result, tuple) else (result,)
-        ctx.mark_non_differentiable(*(t for t in outputs if not t.is_floating_point()))
         return result
 
     @staticmethod
+    def serve(ctx, call):
+        if call.implementation.backward is None:
+            raise ValueError(f"{call.name}: the triton backend has no gradient for it")
+        with call.recorder or contextlib.nullcontext():
+            y, saved = call.implementation.forward(call.arrays, call.params, True)
+            result = y if call.shapes is None else _reshape(y, call.shapes)
+        ctx.form = tuple(t.shape for t in y) if isinstance(y, tuple) else y.shape
+        kept: list[torch.Tensor] = []
+        ctx.saved = _put_away(saved, kept)
+        ctx.inputs = _put_away(call.arrays, kept)
+        ctx.call = call._replace(arrays=None, recorder=None, key=None,
+                                 flat=[None if f is None else (f.shape, isinstance(f, torch.Tensor)) for f in call.flat])
+        outputs, kept_own = _own(list(result) if isinstance(result, tuple) else [result], kept)
+        integers = tuple(i for i, t in enumerate(outputs) if not t.is_floating_point())
+        ctx.mark_non_differentiable(*(outputs[i] for i in integers))
+        ctx.backwards = None
+        if call.recorder:
+            played = _keep(call.recorder, call.key, result, kept, call=ctx.call, form=ctx.form, saved=ctx.saved, inputs=ctx.inputs,
+                           integers=integers, backwards=tape.Memory())
+            ctx.backwards = played and played.backwards
+        return tuple(outputs) if isinstance(result, tuple) else outputs[0], kept_own
+
+    @staticmethod
     def backward(ctx, *grads):
-        inputs, kept = ctx.saved_tensors[: ctx.given], ctx.saved_tensors[ctx.given :]
+        tensors = ctx.saved_tensors
+        inputs, kept = tensors[: ctx.given], tensors[ctx.given :]
         with torch.no_grad():
-            found = _Differentiable.gradients(ctx, kept, grads)
+            found = _Differentiable.answer(ctx, kept, grads)
         # where a graph of the gradients is asked for, torch finds its way through them to a clear error
         return (None, *(_Gradient.apply(ctx.call.name, len(found), *found, *inputs, *grads) if torch.is_grad_enabled() else found))
+
+    @staticmethod
+    def answer(ctx, kept, grads):
+        """The gradients: played where such a backward pass was recorded, recorded where the forward pass was."""
+        key, given, record = None, [], False
+        if ctx.backwards is not None and not configs.forced():
+            with contextlib.suppress(tape.Odd):
+                key = (ctx.needs_input_grad, *[tape.look(g, given) for g in grads])
+                played, record = ctx.backwards.get(key)
+                if played is not None:
+                    found = iter(played.tape.play([*given, *kept]))
+                    return tuple(next(found) if there else None for there in played.form)
+        recorder = tape.Recorder([*given, *kept]) if record else None
+        with recorder or contextlib.nullcontext():
+            found = _Differentiable.gradients(ctx, kept, grads)
+        if recorder:
+            there = tuple(g is not None for g in found)
+            made = recorder.finish([g for g in found if g is not None])
+            ctx.backwards.keep(key, None if made is None else _Played(made, False, sum(there), form=there))
+        return found
 
     @staticmethod
     def gradients(ctx, kept, grads):
@@ -160,6 +282,21 @@ class _Differentiable(torch.autograd.Function):
         found = call.implementation.backward(given, arrays, saved, call.params, needs)
         return tuple(None if g is None or not n else g.reshape(f[0])
                      for g, n, f in zip(found, needs, call.flat, strict=True) if f is not None and f[1])
+
+
+def _own(answers, kept):
+    """The same where no answer is a view of a tensor that nobody sees: torch lets nobody change such a one in place.
+
+    What is kept of an answer's memory becomes a view of the answer, so that a change is noticed.
+    """
+    for i, y in enumerate(answers):
+        if y._is_view():
+            memory = y.untyped_storage()
+            answers[i] = own = torch.empty(0, dtype=y.dtype, device=y.device).set_(memory, y.storage_offset(), y.shape, y.stride())
+            start = memory.data_ptr()
+            kept = [own.as_strided(t.shape, t.stride(), t.storage_offset()) if t.untyped_storage().data_ptr() == start and start else t
+                    for t in kept]
+    return answers, kept
 
 
 def _put_away(value, kept):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from . import device
+from . import device, tape
 
 
 class Launch(NamedTuple):
@@ -32,11 +32,16 @@ def launch(kernel, grid: tuple, like: torch.Tensor, *args, **options) -> None:
         _records.append(Launch(kernel, grid, args, options))
         return
     # Contraction into fused multiply-adds is wanted, and said, since Triton's default is about to change.
-    if like.is_cuda and like.device.index != torch.cuda.current_device():
-        with torch.cuda.device(like.device):
-            kernel[grid](*args, enable_fp_fusion=True, **options)
-    else:
-        kernel[grid](*args, enable_fp_fusion=True, **options)
+    options["enable_fp_fusion"] = True
+    recorder = tape.recorder()
+    if recorder is not None:
+        recorder.aside = True
+    elsewhere = like.is_cuda and like.device.index != torch.cuda.current_device()
+    with torch.cuda.device(like.device) if elsewhere else contextlib.nullcontext():
+        compiled = kernel[grid](*args, **options)
+    if recorder is not None:
+        recorder.aside = False
+        recorder.launched(kernel, grid, like, args, options, compiled)
 
 
 @contextlib.contextmanager

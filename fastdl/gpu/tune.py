@@ -175,7 +175,7 @@ def compile_candidate(item, where) -> int:
     for problem in problems():
         if problem.kernel == kernel:
             with configs.use(kernel, **candidate):
-                count += ahead.compile_launches(where, lambda: problem.make("meta")())
+                count += ahead.compile_launches(where, lambda problem=problem: problem.make("meta")())
     return count
 
 

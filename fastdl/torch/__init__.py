@@ -43,13 +43,13 @@ def call(op, args, kwargs):
 def _call(op, args, kwargs):
     if _transforms_active() or forward_ad._current_level >= 0:
         raise RuntimeError(f"{op.name}: torch.func's transforms and forward-mode derivatives are not supported; use torch.autograd")
+    if args and getattr(args[0], "is_cuda", False):
+        return _on_gpu(op, args, kwargs)
     tensors = []
     plain = _collect([*args, *kwargs.values()], tensors)
     if not plain or current_backend() == "triton":
         if _for_gpu(args, kwargs):
-            from ..gpu import dispatch
-
-            return dispatch.call(op, args, kwargs)
+            return _on_gpu(op, args, kwargs)
         if not plain:
             _refuse(op, args, kwargs)
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
@@ -62,6 +62,14 @@ def _call(op, args, kwargs):
     return _tensors(op(*args, **kwargs), arrays)
 
 
+def _on_gpu(op, args, kwargs):
+    global _dispatch
+    if _dispatch is None:
+        from ..gpu import dispatch as _dispatch
+    return _dispatch.call(op, args, kwargs)
+
+
+_dispatch = None  # gpu/dispatch.py, imported where it is needed
 _IN_PLACE = {"running_mean", "running_var"}  # arguments that an operator writes to
 
 

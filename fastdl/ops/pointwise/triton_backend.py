@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ...gpu import configs, device
+from ...gpu import configs, device, tape
 from ...gpu.launch import cdiv, launch
 from ...gpu.memory import around, dense, laid_out_as
 from ..triton_rows import blocks
@@ -103,6 +103,7 @@ def _signed(word):
 def _drop(x, params):
     if not params.training or params.p == 0:
         return x.clone()
+    tape.refuse("it draws random bits")
     flat = x.contiguous()  # the mask counts elements in C order, whatever the layout
     y = torch.empty_like(flat)
     config = configs.pick("dropout", device.of(x))

@@ -123,7 +123,7 @@ def _input_bias(weights, mode, hidden):
     if mode == "gru":
         rest = b_hh[:, 2 * hidden:].contiguous()
         b_hh = b_hh.clone()
-        b_hh[:, 2 * hidden:] = 0
+        b_hh[:, 2 * hidden:].zero_()
     return (_together(weights, "b_ih") + b_hh).view(-1), rest
 
 
@@ -157,7 +157,7 @@ def _run_layer(x, h0, c0, weights, lengths, mode, hidden, train):
                batch, hidden, H0=h0 is not None, C0=c0 is not None, **common, **plan.options)
         return y, h_n, c_n, kept
     states = new(2, count, batch, hidden)
-    states[0] = 0 if h0 is None else h0
+    states[0].zero_() if h0 is None else states[0].copy_(h0)
     cell = (torch.zeros((count, batch, hidden), device=x.device) if c0 is None else c0.float().clone()) if lstm else None
     _launch_steps(triton_advance.advance, plan, x, (gates, w_hh, bias_n, lengths, states, cell, y, before, cells, inner), steps,
                   steps, batch, hidden, **common)

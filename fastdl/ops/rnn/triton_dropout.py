@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ...gpu import configs, device
+from ...gpu import configs, device, tape
 from ...gpu.launch import cdiv, launch
 
 
@@ -42,6 +42,7 @@ def drop(x, y, n, first, key0, key1, rate, scale, BLOCK: tl.constexpr):
 
 def dropped(x, before: int, params):
     """x (T, B, directions * output) after dropout, or a gradient of it; ``before``: how many such arrays came before in the stream."""
+    tape.refuse("it draws random bits")
     x = x.contiguous()
     y = torch.empty_like(x)
     key0, key1 = (int(k) - (1 << 64 if k >= 1 << 63 else 0) for k in np.random.Philox(params.seed).state["state"]["key"])
