@@ -53,6 +53,18 @@ def test_large_hidden_states_take_one_launch(arch):
         assert re.search(r"ld\.global\S*\.cg|cp\.async\.cg", ptx)
 
 
+def test_phases_without_taps():
+    """A stride larger than the kernel: no kernel is compiled for no taps (it would divide by their number), and zeros are not computed."""
+    with record(device.KNOWN["sm_90"]) as launches:
+        x, w = torch.empty(2, 64, 8, 8, device="meta"), torch.empty(64, 64, 1, 1, device="meta")
+        F.conv_transpose2d(x, w, stride=2)
+        plain = len(launches)
+        F.conv_transpose2d(x, w, torch.empty(64, device="meta"), stride=2)
+    found = [launch.options for launch in launches if launch.kernel.fn.__name__ == "correlate"]
+    assert all(options["TD"] * options["TH"] * options["TW"] for options in found)
+    assert len(launches) - plain > plain
+
+
 def _ptx(call, arch="sm_90", stage="ptx"):
     """(kernel, its PTX) of what a call launches."""
     with fastdl.use_backend("triton"), record(device.KNOWN[arch]) as launches:

@@ -18,8 +18,10 @@ if DEVICE == "cpu" and not INTERPRETED:
 
 @pytest.fixture(autouse=True)
 def _triton(monkeypatch):
-    """Every call goes to Triton's kernels or raises; memory that a kernel is to fill holds NaN."""
+    """Every call goes to Triton's kernels or raises; memory that a kernel is to fill holds NaN; float32 is not rounded to tf32."""
     import fastdl
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
     empty, empty_like = torch.empty, torch.empty_like
 

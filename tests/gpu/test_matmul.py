@@ -122,7 +122,8 @@ def test_fp8(dtype):
     y = F.linear(*ours, activation="relu", precision="fp8")
     assert y.dtype == dtype
     error = (y.detach().cpu().double() - want).norm() / want.norm()
-    assert error < {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 4e-3}[dtype]
+    # Hopper's matrix unit adds products of 8-bit floats with 14 bits
+    assert error < {torch.float32: 2e-4 if DEVICE == "cuda" else 1e-5, torch.float16: 1e-3, torch.bfloat16: 4e-3}[dtype]
     exact = torch.relu(x.double() @ w.double().mT + b.double())
     assert (want - exact).norm() > 1e-3 * exact.norm()
     g = randn(17, 20).to(dtype)

@@ -29,13 +29,13 @@ def test_the_fastest_right_candidate_is_kept_and_used(tmp_path):
     times = {16: 3.0, 32: 1.0, 64: 2.0}
     seen = []
 
-    def measure(call):
+    def measure(call, budget):
         seen.append(configs.pick("product", device.of(a), m=0, n=0, k=0, bytes=4)["BM"])
         return times[seen[-1]]
 
     with configs.use("product_by_tiles", use=0):
         path = tune.tune([], tmp_path, lambda *_: None, measure, DEVICE, [problem], [candidate(16), candidate(32), candidate(64)])
-    assert seen == [16, 32, 64]
+    assert seen == [16, 32, 64, 32, 64, 16]  # and the fastest again
     table = json.loads(path.read_text())
     assert table["kernels"]["product"] == [{"if": problem.bounds, "use": candidate(32)}] and table["tuned"]["triton"]
     where = device.of(a)
@@ -51,7 +51,7 @@ def test_a_wrong_candidate_is_not_kept(tmp_path):
         return torch.ones(3) if state["calls"] == 1 else torch.zeros(3)
 
     problem = tune.Problem("product", {}, lambda where: call)
-    assert tune.best(problem, DEVICE, lambda call: 1.0, [candidate(16)]) is None
+    assert tune.best(problem, DEVICE, lambda call, budget: 1.0, [candidate(16)]) is None
 
 
 def test_every_problem_has_candidates_and_bounds_that_kernels_know():

@@ -196,7 +196,10 @@ def run(x, w, out_size, axes, groups, *, reduce_over, bias=None, activation=None
     outputs = w.shape[0] if reduce_over else w.shape[1] * groups
     where = device.of(x)
     out_size = (out_size[0], out_size[1] // 2, out_size[2] // 2) if pool else out_size
-    y = torch.empty((n, *out_size, outputs), dtype=x.dtype, device=x.device)
+    # Where a phase has no taps (a stride larger than the kernel), its cells are the bias's alone, or zeros that no kernel need write.
+    bare = bias is None and activation is None
+    empty = [axis for axis in axes if not all(a.taps for a in axis)]
+    y = (torch.zeros if bare and empty else torch.empty)((n, *out_size, outputs), dtype=x.dtype, device=x.device)
     z = torch.empty_like(y) if keep else None
     name, slope = ("none", 0.0) if activation is None else activation
     if y.numel() == 0:
@@ -210,6 +213,8 @@ def run(x, w, out_size, axes, groups, *, reduce_over, bias=None, activation=None
     size, x_strides = x.shape[2:], (x.stride(0), *x.stride()[2:])
     accuracy = device.precision(x, where, tf32)
     for axis in axes:
+        if bare and axis in empty:
+            continue
         cells, taps = [a.cells for a in axis], [a.taps for a in axis]
         if pool:
             cells = [cells[0], cells[1] // 2, cells[2] // 2]
@@ -232,7 +237,8 @@ def run(x, w, out_size, axes, groups, *, reduce_over, bias=None, activation=None
                *x_strides, wk, wc, *(a.tap_step * s for a, s in zip(axis, taps_stride, strict=True)), *y.stride()[:4],
                *(a.in_stride for a in axis), *(a.in_first for a in axis), *(a.in_step for a in axis),
                *(a.out_stride for a in axis), *(a.out_first for a in axis), w_first, float(slope), chunk, tiles, m * outputs,
-               TD=taps[0], TH=taps[1], TW=taps[2], FLAT=flat, INSIDE=inside, EVEN_C=per_group % config["BK"] == 0,
+               # without taps no step is taken, but a division by their number would be compiled
+               TD=max(1, taps[0]), TH=max(1, taps[1]), TW=max(1, taps[2]), FLAT=flat, INSIDE=inside, EVEN_C=per_group % config["BK"] == 0,
                ACT="none" if partial else name, HAS_BIAS=bias is not None and not partial, KEEP=keep and not partial, PRECISION=accuracy,
                PARTIAL=partial, POOL=pool, **config)
         if partial:
