@@ -67,9 +67,10 @@ def _scatter(y, w, params, size, **last_step):
 
 
 def _by_tiles_or_pointers(x, w, size, axes, groups, outputs, reduce_over, last_step):
-    config = triton_tiles.config_of(x, w, axes, groups, outputs) if x.numel() else None
-    if config is not None:
-        return triton_tiles.run(x, w, axes, outputs, config, reduce_over=reduce_over, **last_step)
+    bare = last_step.get("bias") is None and last_step.get("activation") is None
+    found = triton_tiles.configs_of(x, w, size, axes, groups, outputs, bare) if x.numel() else None
+    if found is not None:
+        return triton_tiles.run(x, w, size, axes, outputs, found, reduce_over=reduce_over, **last_step)
     return triton_correlate.run(x, w, size, axes, groups, reduce_over=reduce_over, tf32=_tf32(), **last_step)
 
 
