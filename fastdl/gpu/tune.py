@@ -6,6 +6,7 @@ to a file that configs.py reads before the package's own tables.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import statistics
@@ -57,10 +58,10 @@ def _conv(c, k, size, kernel, stride, batch=32):
     return make
 
 
-def _conv_weights(c, k, size, kernel, batch=32):
+def _conv_weights(c, k, size, kernel, stride, batch=32):
     def make(where):
         x, w = _last(batch, c, size, size, where=where), _last(k, c, kernel, kernel, where=where).requires_grad_()
-        y = F.conv2d(x, w, padding=kernel // 2)
+        y = F.conv2d(x, w, stride=stride, padding=kernel // 2)
         g = torch.randn_like(y)
         return lambda: torch.autograd.grad(y, w, g, retain_graph=True)[0]
     return make
@@ -78,26 +79,31 @@ def _recurrent(hidden, batch, backward, steps=32):
     return make
 
 
+# ResNet-50's: channels in and out, input size, kernel, stride
+CONVOLUTIONS = ((64, 64, 56, 3, 1), (128, 128, 28, 3, 1), (256, 256, 14, 3, 1), (512, 512, 7, 3, 1), (128, 128, 56, 3, 2),
+                (256, 256, 28, 3, 2), (512, 512, 14, 3, 2), (256, 512, 56, 1, 2), (512, 1024, 28, 1, 2), (1024, 2048, 14, 1, 2))
+POINTWISE = ((64, 64, 56), (64, 256, 56), (256, 64, 56), (256, 128, 56), (128, 512, 28), (512, 128, 28), (512, 256, 28), (256, 1024, 14),
+             (1024, 256, 14), (1024, 512, 14), (512, 2048, 7), (2048, 512, 7))
+
+
 def problems() -> list[Problem]:
     found = []
-    for n in (1024, 2048, 4096, 8192):
-        bounds = {"m": _around(n), "n": _around(n), "k": _around(n), "bytes": [2, 2]}
-        found.append(Problem("product_by_tiles", bounds | {"tiles": _around(cdiv(n, 128) ** 2)}, _matmul(n, n, n)))
+    square = [(n, n, n) for n in (1024, 2048, 4096, 8192)]
+    for m, n, k in square + [(32 * size**2, k, c) for c, k, size in POINTWISE]:
+        bounds = {"m": _around(m), "n": _around(n), "k": _around(k), "bytes": [2, 2]}
+        found.append(Problem("product_by_tiles", bounds, _matmul(m, n, k)))
     for m in (1, 16, 64):
         for n in (1024, 4096, 8192):
             bounds = {"m": [m // 4 + 1, m], "n": _around(n), "k": _around(n), "bytes": [2, 2]}
             found.append(Problem("product", bounds, _matmul(m, n, n)))
-    for c, k, size, kernel, stride in ((64, 64, 56, 3, 1), (128, 128, 28, 3, 1), (256, 256, 14, 3, 1), (512, 512, 7, 3, 1),
-                                       (128, 128, 56, 3, 2), (256, 512, 56, 1, 2), (512, 1024, 28, 1, 2)):
+    for c, k, size, kernel, stride in CONVOLUTIONS:
         m = 32 * cdiv(size, stride) ** 2
-        bounds = {"m": _around(m), "n": _around(k), "c": _around(c), "taps": [kernel**2] * 2, "bytes": [2, 2]}
-        found.append(Problem("correlate", bounds, _conv(c, k, size, kernel, stride)))
-        if stride == 1:
-            bounds = {name: value for name, value in bounds.items() if name != "bytes"}
-            found.append(Problem("correlate_by_tiles", bounds, _conv(c, k, size, kernel, stride)))
-    for c, size in ((64, 56), (128, 28), (256, 14), (512, 7)):
-        bounds = {"n": _around(c), "c": _around(c), "taps": [9, 9], "bytes": [2, 2]}
-        found.append(Problem("weight_gradient", bounds, _conv_weights(c, c, size, 3)))
+        bounds = {"m": _around(m), "n": _around(k), "c": _around(c), "taps": [kernel**2] * 2}
+        found.append(Problem("correlate_by_tiles", bounds, _conv(c, k, size, kernel, stride)))
+        found.append(Problem("correlate", bounds | {"bytes": [2, 2]}, _conv(c, k, size, kernel, stride)))
+        bounds = {"n": _around(k), "c": _around(c), "p": _around(m), "taps": [kernel**2] * 2}
+        found.append(Problem("weight_gradient_by_tiles", bounds, _conv_weights(c, k, size, kernel, stride)))
+        found.append(Problem("weight_gradient", bounds | {"bytes": [2, 2]}, _conv_weights(c, k, size, kernel, stride)))
     for hidden in (256, 512, 1024, 2048):
         for batch in (1, 16, 64, 256):
             bounds = {"batch": [batch // 2 + 1, max(2 * batch, 8)], "hidden": _around(hidden), "bytes": [2, 2]}
@@ -106,20 +112,33 @@ def problems() -> list[Problem]:
     return found
 
 
+# The kernel that would serve a call in place of the one to be measured.
+ASIDE = {"correlate": "correlate_by_tiles", "weight_gradient": "weight_gradient_by_tiles", "product": "product_by_tiles"}
+
+
 def _grid(**choices):
     return [dict(zip(choices, values, strict=True)) for values in product(*choices.values())]
 
 
+def _tiles(**choices):
+    """Of a grid, those whose sums fill registers by a reasonable share: 32 to 128 a thread."""
+    return [c for c in _grid(**choices) if 32 <= c["BM"] * c["BN"] // (32 * c["num_warps"]) <= 128]
+
+
 CANDIDATES = {
-    "product_by_tiles": _grid(BM=[64, 128, 256], BN=[128, 256], BK=[64], GROUP=[8, 16], HALVES=[0, 1], num_warps=[8], num_stages=[3, 4]),
-    "product": _grid(BM=[16, 64], BN=[32, 64, 128], BK=[64, 128], GROUP=[8], MAX_SPLITS=[16, 64], num_warps=[4], num_stages=[3, 5]),
+    "product_by_tiles": [{"use": 0}] + _tiles(BM=[64, 128, 256], BN=[64], BK=[64], GROUP=[8], HALVES=[0], num_warps=[4, 8],
+                                              num_stages=[3, 4, 5])
+    + _tiles(BM=[64, 128, 256], BN=[128, 256], BK=[64], GROUP=[8], HALVES=[0, 1], num_warps=[4, 8], num_stages=[3, 4, 5]),
+    "product": _grid(BM=[16, 64], BN=[16, 32, 64, 128], BK=[64, 128, 256], GROUP=[8], MAX_SPLITS=[1, 16], num_warps=[4], num_stages=[3, 5]),
+    "correlate_by_tiles": [{"use": 0}] + _tiles(BM=[64, 128, 256], BN=[64, 128, 256], BK=[64], GROUP=[8], PROGRAMS=[1, 2, 3],
+                                                OUTPUTS_FIRST=[1], num_warps=[4, 8], num_stages=[3, 4, 5]),
     "correlate": _grid(BM=[64, 128], BN=[64, 128, 256], BK=[32, 64], GROUP=[8], MAX_SPLITS=[1, 8], num_warps=[4, 8], num_stages=[3, 4]),
-    "correlate_by_tiles": [{"use": 0}] + _grid(BM=[64, 128, 256], BN=[64, 128], BK=[64], GROUP=[8], PROGRAMS=[1, 2],
-                                               OUTPUTS_FIRST=[0, 1], num_warps=[4, 8], num_stages=[3, 4]),
+    "weight_gradient_by_tiles": [{"use": 0}] + _tiles(BM=[64, 128], BN=[64, 128, 256], BK=[64, 128], MAX_SPLITS=[64], PROGRAMS=[1, 2, 4],
+                                                      num_warps=[4, 8], num_stages=[3, 4]),
+    "weight_gradient": _grid(BM=[64, 128], BN=[64, 128], BK=[32, 64], MAX_SPLITS=[16, 64], num_warps=[4, 8], num_stages=[2, 3]),
     "advance": (_grid(BB=[16, 32], BN=[16], BK=[256, 512], RESIDENT=[131072], num_warps=[4, 8], num_stages=[3])
                 + _grid(BB=[16, 64], BN=[16, 32], BK=[64, 128], RESIDENT=[0], num_warps=[4, 8], num_stages=[3, 4])),
     "retreat": _grid(BB=[16, 32, 64], BN=[16, 32], BK=[64, 128], num_warps=[4, 8], num_stages=[3, 4]),
-    "weight_gradient": _grid(BM=[64, 128], BN=[64, 128], BK=[32, 64], MAX_SPLITS=[16, 64], num_warps=[4, 8], num_stages=[2, 3]),
 }
 
 
@@ -163,7 +182,7 @@ def best(problem: Problem, where, measure, candidates=None) -> dict | None:
     times: list[tuple[float, int]] = []
     candidates = CANDIDATES[problem.kernel] if candidates is None else candidates
     for i, candidate in enumerate(candidates):
-        with configs.use(problem.kernel, **candidate):
+        with _trying(problem.kernel, candidate):
             try:
                 got = call().float()
             except Exception as error:  # too much shared memory, too many registers: Triton's own errors, of no common class
@@ -174,9 +193,18 @@ def best(problem: Problem, where, measure, candidates=None) -> dict | None:
                 times.append((measure(call, 0.01), i))
     final = []
     for _, i in sorted(times)[:FINAL]:
-        with configs.use(problem.kernel, **candidates[i]):
+        with _trying(problem.kernel, candidates[i]):
             final.append((measure(call, 0.05), i))
     return candidates[min(final)[1]] if final else None
+
+
+@contextlib.contextmanager
+def _trying(kernel, candidate):
+    with contextlib.ExitStack() as held:
+        held.enter_context(configs.use(kernel, **candidate))
+        if kernel in ASIDE:
+            held.enter_context(configs.use(ASIDE[kernel], use=0))
+        yield
 
 
 def compile_candidate(item, where) -> int:
@@ -185,7 +213,7 @@ def compile_candidate(item, where) -> int:
     count = 0
     for problem in problems():
         if problem.kernel == kernel:
-            with configs.use(kernel, **candidate):
+            with _trying(kernel, candidate):
                 count += ahead.compile_launches(where, lambda problem=problem: problem.make("meta")())
     return count
 

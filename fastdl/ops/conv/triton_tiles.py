@@ -104,6 +104,17 @@ def box(n, height, width, positions, least=1):
     return min(shapes, key=lambda s: (cdiv(n, s[0]) * cdiv(height, s[1]) * cdiv(width, s[2]), s[0], abs(s[1] - s[2])))
 
 
+def described(x):
+    """Whether a descriptor can say where this (N, C, 1, H, W) lies, channels side by side: strides of 16 bytes, for 16-bit elements."""
+    strides = (x.stride(0), *x.stride()[2:])
+    return x.shape[1] % 8 == 0 and not any(s % 8 for s in strides) and (x.device.type == "meta" or x.data_ptr() % 16 == 0)
+
+
+def comes_in_twos(x):
+    """Whether its image can be described so that cells two apart are neighbours."""
+    return x.shape[3] % 2 == 0 and x.shape[4] % 2 == 0 and x.stride(4) == x.shape[1]
+
+
 def configs_of(x, w, size, axes, groups, outputs, bare):
     """The configuration of each of the sums ``axes`` onto ``size`` cells, or None where this way cannot serve.
 
@@ -112,10 +123,7 @@ def configs_of(x, w, size, axes, groups, outputs, bare):
     where = device.of(x)
     if not where.tensor_memory_access or groups != 1 or x.element_size() != 2:
         return None
-    per_tap = w.movedim(1, -1)
-    if x.shape[1] % 8 or outputs % 8 or not per_tap.is_contiguous() or any(s % 8 for s in (x.stride(0), *x.stride()[2:])):
-        return None
-    if x.device.type != "meta" and (x.data_ptr() % 16 or w.data_ptr() % 16):
+    if outputs % 8 or not w.movedim(1, -1).is_contiguous() or not described(x) or (w.device.type != "meta" and w.data_ptr() % 16):
         return None
     found = []
     for depth, high, wide in axes:
@@ -139,7 +147,7 @@ def configs_of(x, w, size, axes, groups, outputs, bare):
     return found
 
 
-def _in_twos(t, block):
+def in_twos(t, block):
     """A descriptor of dense (N, H, W, C) memory as (N, H / 2, 2, W / 2, 2 C), in boxes of one row of two."""
     n, h, w, c = t.shape
     _, per_row, per_cell, _ = t.stride()
@@ -167,10 +175,10 @@ def run(x, w, out_size, axes, outputs, found, *, reduce_over, bias=None, activat
         cells = n, high.cells // window * window, wide.cells // window * window
         shape = box(*cells, config.pop("BM"), window)
         bn, bk = config["BN"], config["BK"]
-        of_x = _in_twos(x_last, [*shape, bk]) if apart else TensorDescriptor.from_tensor(x_last, [*shape, bk])
+        of_x = in_twos(x_last, [*shape, bk]) if apart else TensorDescriptor.from_tensor(x_last, [*shape, bk])
         of_w = TensorDescriptor.from_tensor(by_tap.reshape(w.shape[0], -1), [bn, bk] if reduce_over else [bk, bn])
         stored = [shape[0], shape[1] // window, shape[2] // window, bn]
-        of_y, of_z = ((None if t is None else _in_twos(t, stored) if stored_apart else TensorDescriptor.from_tensor(t, stored))
+        of_y, of_z = ((None if t is None else in_twos(t, stored) if stored_apart else TensorDescriptor.from_tensor(t, stored))
                       for t in (y, z))
         tiles = [cdiv(size, b) for size, b in zip(cells, shape, strict=True)]
         programs = min(where.multiprocessors * config.pop("PROGRAMS"), tiles[0] * tiles[1] * tiles[2] * cdiv(outputs, bn))

@@ -60,7 +60,9 @@ def layer_norm_backward(grad, arrays, saved, params, needs):
     if x.numel() == 0:
         return dx, *(torch.zeros_like(a) if need else None for a, need in zip(arrays[1:], needs[1:], strict=True))
     tile = _tile(n, rows)
-    programs = min(cdiv(rows, tile["BR"]), 2 * device.of(x).multiprocessors)
+    programs = cdiv(rows, tile["BR"])
+    if needs[1] or needs[2]:  # each has a sum of its own for every column
+        programs = min(programs, 4 * device.of(x).multiprocessors)
     chunk = cdiv(cdiv(rows, tile["BR"]), programs) * tile["BR"]
     programs = cdiv(rows, chunk)
     dweight, dbias = (torch.empty((programs, n), dtype=torch.float32, device=x.device) if need else None for need in needs[1:])
