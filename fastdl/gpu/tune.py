@@ -104,6 +104,9 @@ def problems() -> list[Problem]:
         bounds = {"n": _around(k), "c": _around(c), "p": _around(m), "taps": [kernel**2] * 2}
         found.append(Problem("weight_gradient_by_tiles", bounds, _conv_weights(c, k, size, kernel, stride)))
         found.append(Problem("weight_gradient", bounds | {"bytes": [2, 2]}, _conv_weights(c, k, size, kernel, stride)))
+    for size, kernel, stride in ((224, 7, 2), (224, 3, 1)):
+        bounds = {"m": _around(32 * cdiv(size, stride) ** 2), "n": _around(64)}
+        found.append(Problem("correlate_packed", bounds, _conv(3, 64, size, kernel, stride)))
     for hidden in (256, 512, 1024, 2048):
         for batch in (1, 16, 64, 256):
             bounds = {"batch": [batch // 2 + 1, max(2 * batch, 8)], "hidden": _around(hidden), "bytes": [2, 2]}
@@ -132,6 +135,8 @@ CANDIDATES = {
     "product": _grid(BM=[16, 64], BN=[16, 32, 64, 128], BK=[64, 128, 256], GROUP=[8], MAX_SPLITS=[1, 16], num_warps=[4], num_stages=[3, 5]),
     "correlate_by_tiles": [{"use": 0}] + _tiles(BM=[64, 128, 256], BN=[64, 128, 256], BK=[64], GROUP=[8], PROGRAMS=[1, 2, 3],
                                                 OUTPUTS_FIRST=[1], num_warps=[4, 8], num_stages=[3, 4, 5]),
+    "correlate_packed": [{"use": 0}] + _tiles(BM=[64, 128, 256], BN=[64], BK=[64], GROUP=[8], PROGRAMS=[1, 2, 3], OUTPUTS_FIRST=[0, 1],
+                                              num_warps=[4, 8], num_stages=[3, 4, 5]),
     "correlate": _grid(BM=[64, 128], BN=[64, 128, 256], BK=[32, 64], GROUP=[8], MAX_SPLITS=[1, 8], num_warps=[4, 8], num_stages=[3, 4]),
     "weight_gradient_by_tiles": [{"use": 0}] + _tiles(BM=[64, 128], BN=[64, 128, 256], BK=[64, 128], MAX_SPLITS=[64], PROGRAMS=[1, 2, 4],
                                                       num_warps=[4, 8], num_stages=[3, 4]),

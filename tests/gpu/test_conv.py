@@ -98,7 +98,8 @@ def test_same_padding():
 def test_boxes(dtype, activation, outputs_first):
     """The copy engine's way: boxes over image edges and beyond the batch, dilation, one-sided padding, the data gradient."""
     blocks = dict(BM=32, BN=16, BK=16) if DEVICE == "cpu" else dict(BM=128, BN=64, BK=16)
-    with configs.use("correlate_by_tiles", GROUP=2, PROGRAMS=1, OUTPUTS_FIRST=outputs_first, num_warps=4, num_stages=1, **blocks):
+    by_tiles = dict(GROUP=2, PROGRAMS=1, OUTPUTS_FIRST=outputs_first, num_warps=4, num_stages=1, **blocks)
+    with configs.use("correlate_by_tiles", **by_tiles), configs.use("correlate_packed", use=0):
         _boxes(dtype, activation)
 
 
@@ -131,6 +132,27 @@ def _boxes(dtype, activation):
     finally:
         triton_tiles.run = original
     assert calls == [1] * 3 or DEVICE == "cuda"
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "strided"])
+@pytest.mark.parametrize("x,w,options", [((2, 3, 13, 10), (16, 3, 7, 7), {"stride": 2, "padding": 3}),
+                                         ((2, 3, 7, 9), (24, 3, 3, 3), {"padding": 1}),
+                                         ((1, 1, 9, 8), (8, 1, 5, 5), {}),
+                                         ((3, 4, 8, 7), (8, 4, 4, 4), {"stride": 2, "padding": 1}),
+                                         ((1, 8, 6, 5), (16, 8, 2, 3), {"padding": (2, 0)}),
+                                         ((2, 2, 5, 5), (8, 2, 1, 4), {"stride": 2, "padding": (0, 2)}),
+                                         ((1, 16, 6, 6), (8, 16, 3, 3), {"padding": 1})])
+def test_few_channels_are_packed(x, w, options, layout):
+    for dtype in (torch.float16, torch.bfloat16):
+        check(lambda x, w, b: F.conv2d(x, w, b, **options, activation="relu"), lambda x, w, b: TF.relu(TF.conv2d(x, w, b, **options)),
+              [randn(*x), randn(*w), randn(w[0])], {}, n=torch.Size(w[1:]).numel(), dtype=dtype, layout=layout)
+
+
+def test_one_sided_padding_of_few_channels():
+    x, w = randn(2, 3, 8, 9).half(), randn(8, 3, 3, 3).half()
+    got = F.conv2d(x.to(DEVICE), w.to(DEVICE), padding=((0, 1), (2, 1)), stride=2)
+    want = TF.conv2d(TF.pad(x.double(), (2, 1, 0, 1)), w.double(), stride=2)
+    torch.testing.assert_close(got.cpu().double(), want, rtol=2e-2, atol=2e-2)
 
 
 def test_the_fewest_boxes():

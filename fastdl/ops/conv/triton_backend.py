@@ -12,7 +12,7 @@ from ..matmul.triton_gemm import gemm
 from ..pool import triton_backend as pool_backend
 from ..triton_columns import gradient_of_last_step
 from ..triton_layout import channels_last, in_kind
-from . import pooled, triton_correlate, triton_depthwise, triton_tiles, triton_weights
+from . import pooled, triton_correlate, triton_depthwise, triton_packed, triton_tiles, triton_weights
 from .triton_correlate import convolution_axes, transposed_axes
 
 
@@ -50,6 +50,8 @@ def _correlate(x, w, params, out, **last_step):
     axes = convolution_axes(params._replace(out=tuple(out)), w.shape[2:])
     if _is_depthwise(x, w, params):
         return triton_depthwise.run(x, w, out, axes, w.shape[0] // x.shape[1], transposed=False, **last_step)
+    if x.numel() and (config := triton_packed.config_of(x, w, axes, params.groups, w.shape[0])) is not None:
+        return triton_packed.run(x, w, out, axes, w.shape[0], config, **last_step)
     return _by_tiles_or_pointers(x, _last(w), out, axes, params.groups, w.shape[0], 1, last_step)
 
 

@@ -156,18 +156,32 @@ def in_twos(t, block):
                             [images, high, 1, wide, channels])
 
 
-def run(x, w, out_size, axes, outputs, found, *, reduce_over, bias=None, activation=None, keep=False, pool=False):
+def run(x, w, out_size, axes, outputs, found, *, reduce_over, **last_step):
     """(y, z) as triton_correlate.run answers them; found: what :func:`configs_of` answered."""
+    x_last = x[:, :, 0].movedim(1, -1)
+
+    def of_x(block):
+        return in_twos(x_last, block) if axes[0][1].in_stride == 2 else TensorDescriptor.from_tensor(x_last, block)
+
+    return launch_sums(x, of_x, x.shape[1], w.movedim(1, -1).reshape(w.shape[0], -1), w.shape[4], out_size, [axis[1:] for axis in axes],
+                       outputs, found, reduce_over=reduce_over, **last_step)
+
+
+def launch_sums(x, of_x, channels, filters, taps_wide, out_size, axes, outputs, found, *, reduce_over, bias=None, activation=None,
+                keep=False, pool=False):
+    """The sums ``axes`` (of rows, of columns) as (y, z).
+
+    of_x: answers a descriptor of the (N, H, W, channels) that is summed, for a block. filters: (its first size, taps * its last), of
+    kernels ``taps_wide`` cells wide.
+    """
     where = device.of(x)
-    n, channels = x.shape[:2]
+    n = x.shape[0]
     name, slope = ("none", 0.0) if activation is None else activation
     window = 2 if pool else 1
     new = torch.zeros if None in found else torch.empty
     y = new((n, *(s // window for s in out_size[1:]), outputs), dtype=x.dtype, device=x.device)
     z = torch.empty_like(y) if keep else None
-    x_last, by_tap = x[:, :, 0].movedim(1, -1), w.movedim(1, -1)
-    taps_wide = w.shape[4]
-    for (_, high, wide), config in zip(axes, found, strict=True):
+    for (high, wide), config in zip(axes, found, strict=True):
         if config is None:
             continue
         config = dict(config)
@@ -175,14 +189,13 @@ def run(x, w, out_size, axes, outputs, found, *, reduce_over, bias=None, activat
         cells = n, high.cells // window * window, wide.cells // window * window
         shape = box(*cells, config.pop("BM"), window)
         bn, bk = config["BN"], config["BK"]
-        of_x = in_twos(x_last, [*shape, bk]) if apart else TensorDescriptor.from_tensor(x_last, [*shape, bk])
-        of_w = TensorDescriptor.from_tensor(by_tap.reshape(w.shape[0], -1), [bn, bk] if reduce_over else [bk, bn])
+        of_w = TensorDescriptor.from_tensor(filters, [bn, bk] if reduce_over else [bk, bn])
         stored = [shape[0], shape[1] // window, shape[2] // window, bn]
         of_y, of_z = ((None if t is None else in_twos(t, stored) if stored_apart else TensorDescriptor.from_tensor(t, stored))
                       for t in (y, z))
         tiles = [cdiv(size, b) for size, b in zip(cells, shape, strict=True)]
         programs = min(where.multiprocessors * config.pop("PROGRAMS"), tiles[0] * tiles[1] * tiles[2] * cdiv(outputs, bn))
-        launch(correlate_by_tiles, (programs,), x, of_x, of_w, of_y, of_z or of_y, bias, *tiles, channels, outputs,
+        launch(correlate_by_tiles, (programs,), x, of_x([*shape, bk]), of_w, of_y, of_z or of_y, bias, *tiles, channels, outputs,
                high.in_first, wide.in_first, high.in_step, wide.in_step, high.tap_first * taps_wide + wide.tap_first,
                high.tap_step * taps_wide, wide.tap_step, high.out_first, wide.out_first, float(slope), programs,
                TH=high.taps, TW=wide.taps, SCATTER=not reduce_over, APART=apart, STORED_APART=stored_apart,
