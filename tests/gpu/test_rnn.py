@@ -59,10 +59,11 @@ def test_programs_wait_for_one_another(mode, resident, monkeypatch):
     plan = triton_backend._plan
     monkeypatch.setattr(triton_backend, "_plan", lambda *a: plans.append(plan(*a)) or plans[-1])
     blocks = dict(BB=16, BN=16, BK=16, num_warps=4, num_stages=1)
-    with configs.use("advance", **blocks, RESIDENT=resident), configs.use("retreat", **blocks), programs_at_once():
+    slices = dict(SLICES=2, SLICE=16)
+    with configs.use("advance", **blocks, RESIDENT=resident), configs.use("retreat", **blocks, **slices, RESIDENT=resident), programs_at_once():
         run(mode, hidden=20, batch=34, directions=2)
     assert [p.grid for p in plans] == [(2, 2, 2)] * 2 and all(p.options["ONE_LAUNCH"] for p in plans)
-    assert plans[0].options["RESIDENT"] is bool(resident)
+    assert all(p.options["RESIDENT"] is bool(resident) for p in plans)
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="by the interpreter's threads")
@@ -74,6 +75,7 @@ def test_one_launch_has_the_bits_of_a_launch_a_step(mode, monkeypatch):
     from fastdl.ops.rnn import triton_backend
 
     blocks = dict(BB=16, BN=16, BK=16, num_warps=4, num_stages=1)
+    slices = dict(SLICES=2, SLICE=16)
     p = [w.float() for w in parameters(mode, 4, 20, directions=2)]
 
     def answers(at_once):
@@ -83,7 +85,7 @@ def test_one_launch_has_the_bits_of_a_launch_a_step(mode, monkeypatch):
         y.backward(randn(*y.shape).float())
         return y.detach(), x.grad
 
-    with configs.use("advance", **blocks, RESIDENT=0), configs.use("retreat", **blocks):
+    with configs.use("advance", **blocks, RESIDENT=0), configs.use("retreat", **blocks, **slices, RESIDENT=0):
         by_steps = answers(0)
         with programs_at_once():
             at_once = answers(8)

@@ -61,8 +61,11 @@ def _plan(kernel, x, batch, hidden, directions, mode):
     width = max(16, power_of_two(hidden))
     limits = configs.pick("sequence" if kernel == "advance" else "sequence_backward", where, batch=batch, hidden=hidden)
     options = dict(MODE=mode, GATES=gates, R=directions, PRECISION=device.precision(x, where, device.tf32_allowed("rnn")))
-    if gates * width * width * x.element_size() <= limits["WEIGHTS"]:
-        options |= dict(BB=limits["BB"], HB=width, num_warps=limits["num_warps"], num_stages=1)
+    # three products of tf32 keep a float32's two halves
+    held = x.element_size() * (2 if options["PRECISION"] == "tf32x3" else 1)
+    if gates * width * width * held <= limits["WEIGHTS"]:
+        warps = max(1, min(limits["num_warps"], width // 16))  # a tile of units each, so that a thread has the same units of all gates
+        options |= dict(BB=limits["BB"], HB=width, num_warps=warps, num_stages=1)
         return _Plan(True, (cdiv(batch, options["BB"]), directions), options)
     sizes = dict(batch=batch, hidden=hidden, bytes=x.element_size(), tiles=cdiv(batch, 16) * cdiv(hidden, 16) * directions)
     config = dict(configs.pick(kernel, where, **sizes))
@@ -81,11 +84,18 @@ def _plan(kernel, x, batch, hidden, directions, mode):
     parts = min(rows, together // (tiles * directions)) if widths else rows
     if kernel == "advance":
         pack = 1 if gates == 1 else 4
-        chunks = power_of_two(cdiv(hidden, config["BK"]))
-        resident = bool(widths) and pack * width * chunks * config["BK"] * x.element_size() <= config["RESIDENT"]
+        chunks = cdiv(hidden, config["BK"])
+        resident = bool(widths) and pack * width * chunks * config["BK"] * held <= config["RESIDENT"]
         config |= dict(PACK=pack, RESIDENT=resident, CHUNKS=chunks if resident else 1)
         if not resident:
             config["BK"] = min(config["BK"], 128)  # several of them, with the weights', are on their way at once
+    else:
+        chunks = cdiv(gates * hidden, config["SLICES"] * config["SLICE"])
+        resident = bool(widths) and width * chunks * config["SLICES"] * config["SLICE"] * held <= config["RESIDENT"]
+        if resident:
+            config["BK"] = config["SLICE"]
+        config |= dict(RESIDENT=resident, CHUNKS=chunks if resident else 1)
+        del config["SLICE"]
     return _Plan(False, (parts, tiles, directions), options | config | dict(ONE_LAUNCH=bool(widths)), None if widths else 1)
 
 
