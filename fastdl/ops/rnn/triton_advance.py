@@ -154,16 +154,27 @@ def advance(gates, w, bias_n, lengths, states, cell, y, before, cells, inner, co
 
 @triton.jit
 def sliced_weights(w, k, u, H, GATES: tl.constexpr):
-    """(slice, k, unit): the weights from the program's units to the gates k (slices, k)."""
-    mask = (k < GATES * H)[:, :, None] & (u < H)[None, None, :]
-    return tl.load(w + k.to(tl.int64)[:, :, None] * H + u[None, None, :], mask=mask, other=0.0)
+    """(slice, unit, k): the weights from the program's units to the gates k (slices, k)."""
+    mask = (k < GATES * H)[:, None, :] & (u < H)[None, :, None]
+    return tl.load(w + k.to(tl.int64)[:, None, :] * H + u[None, :, None], mask=mask, other=0.0)
 
 
 @triton.jit
 def sliced_gradients(d_state, row, k, in_b, H, GATES: tl.constexpr):
-    """(slice, row, k): the gates' gradients, which other programs wrote: from the L2 cache."""
-    mask = in_b[None, :, None] & (k < GATES * H)[:, None, :]
-    return tl.load(d_state + row[None, :, None] + k[:, None, :], mask=mask, other=0.0, cache_modifier=".cg")
+    """(slice, k, row): the gates' gradients, which other programs wrote: from the L2 cache."""
+    mask = in_b[None, None, :] & (k < GATES * H)[:, :, None]
+    return tl.load(d_state + row[None, None, :] + k[:, :, None], mask=mask, other=0.0, cache_modifier=".cg")
+
+
+@triton.jit
+def sum_of_slices(x, SLICES: tl.constexpr, BN: tl.constexpr, BB: tl.constexpr):
+    """The sum of (slices, units, rows) over the slices, by halves: so that a thread has its own places, not, as after tl.sum, all warps all."""
+    x = tl.permute(x, (1, 2, 0))
+    for i in tl.static_range(5):
+        if SLICES >> i > 1:
+            even, odd = tl.split(tl.reshape(x, (BN, BB, SLICES >> (i + 1), 2)))
+            x = even + odd
+    return tl.reshape(x, (BN, BB))
 
 
 @triton.jit(do_not_specialize=["first", "last"])
@@ -215,16 +226,16 @@ def retreat(gates, w, c0, lengths, dy, carry, dc_state, before, cells, inner, d_
             row = ((done.to(tl.int64) * B + b) * R + direction) * (GATES * H)
             if RESIDENT:  # not under an ``if``, where the weights would be read again; before the first step there are zeros
                 there = in_b & (s > 0)
-                none = tl.zeros((SLICES, BB, BN), tl.float32)
+                none = tl.zeros((SLICES, BN, BB), tl.float32)
                 total = none
                 x = sliced_gradients(d_state, row, slices, there, H, GATES)
                 for j in tl.static_range(CHUNKS):
                     following = x
                     if j + 1 < CHUNKS:
                         following = sliced_gradients(d_state, row, (j + 1) * SLICES * BK + slices, there, H, GATES)
-                    total += dot(x, kept[j], none, PRECISION)
+                    total = dot(kept[j], x, total, PRECISION)
                     x = following
-                dh += tl.sum(total, 0)
+                dh += tl.trans(sum_of_slices(total, SLICES, BN, BB))
             elif s > 0:
                 for k0 in range(0, GATES * H, BK):
                     k = k0 + tl.arange(0, BK)
