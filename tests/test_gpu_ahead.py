@@ -53,8 +53,9 @@ def test_large_hidden_states_take_one_launch(arch):
         assert re.search(r"ld\.global\S*\.cg|cp\.async\.cg", ptx)
 
 
-@pytest.mark.parametrize("name,kernels", [("lstm bf16, hidden 128", ("sequence", "sequence_backward")), ("lstm f16, hidden 512", ("retreat",)),
-                                          ("lstm f16, hidden 1024", ("retreat",)), ("lstm f16, hidden 700", ("retreat",))])
+@pytest.mark.parametrize("name,kernels", [("lstm bf16, hidden 128", ("sequence", "sequence_backward")),
+                                          ("lstm f16, hidden 512", ("retreat",)), ("lstm f16, hidden 700", ("retreat",)),
+                                          ("lstm f16, hidden 1024", ("retreat",))])
 def test_recurrent_weights_stay_in_registers(name, kernels):
     """The first operand of every product is read from shared memory before the loop over the steps."""
     found = dict(_ptx(CALLS[name], stage="ttgir"))

@@ -168,7 +168,7 @@ def sliced_gradients(d_state, row, k, in_b, H, GATES: tl.constexpr):
 
 @triton.jit
 def sum_of_slices(x, SLICES: tl.constexpr, BN: tl.constexpr, BB: tl.constexpr):
-    """The sum of (slices, units, rows) over the slices, by halves: so that a thread has its own places, not, as after tl.sum, all warps all."""
+    """The sum of (slices, units, rows) over the slices, in halves: after it a thread has its own places; after tl.sum every warp had all."""
     x = tl.permute(x, (1, 2, 0))
     for i in tl.static_range(5):
         if SLICES >> i > 1:

@@ -231,8 +231,8 @@ def _run_layer_backward(dy, dh_n, dc_n, kept, c0, weights, lengths, mode, hidden
         return _run_wide_layer_backward(dy, dh_n, dc_n, kept, c0, weights, lengths, mode, hidden, need, need_x)
     dy = None if dy is None else _widened(dy.contiguous(), len(weights), hidden, wide)
     dh_n, dc_n, c0 = (_widened(t, 1, hidden, wide) for t in (dh_n, dc_n, c0))
-    dx, dh0, dc0, grads = _run_wide_layer_backward(dy, dh_n, dc_n, kept, c0, _wide_weights(weights, mode, hidden, wide), lengths, mode, wide,
-                                                   need, need_x)
+    weights = _wide_weights(weights, mode, hidden, wide)
+    dx, dh0, dc0, grads = _run_wide_layer_backward(dy, dh_n, dc_n, kept, c0, weights, lengths, mode, wide, need, need_x)
     gates = GATES[mode]
 
     def rows(t):

@@ -202,11 +202,11 @@ def sequence_backward(gates, w, c0, lengths, dy, dh_n, dc_n, before, cells, inne
             into = tl.where(live, into, 0.0)
             into_c = tl.where(live, into_c, 0.0)
         d0, d1, d2, d3, at_inner, past, old_dc = backward_step(g0, g1, g2, g3, into, into_c, old, after, m, MODE)
-        new = sum_of_products(w0, w1, w2, w3, d0, d1, at_inner if MODE == "gru" else d2, d3, past, PRECISION, GATES)
         at = place_of(s, direction, b, T, B, R) * (GATES * H) + gate_unit
         tl.store(d_input + at, packed(d0, d1, d2, d3, PACK, HB, BB).to(d_input.dtype.element_ty), mask=in_v)
         if MODE == "gru":
             tl.store(d_state + at, packed(d0, d1, at_inner, d3, PACK, HB, BB).to(d_input.dtype.element_ty), mask=in_v)
+        new = sum_of_products(w0, w1, w2, w3, d0, d1, at_inner if MODE == "gru" else d2, d3, past, PRECISION, GATES)
         if LENGTHS:
             new = tl.where(live, new, dh)
             old_dc = tl.where(live, old_dc, dc)
