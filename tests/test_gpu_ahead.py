@@ -65,6 +65,26 @@ def test_phases_without_taps():
     assert len(launches) - plain > plain
 
 
+@pytest.mark.parametrize("name,kernels", [("lstm bf16, hidden 128", ("sequence", "sequence_backward")),
+                                          ("lstm f16, hidden 512", ("retreat",)), ("lstm f16, hidden 700", ("retreat",)),
+                                          ("lstm f16, hidden 1024", ("retreat",))])
+def test_recurrent_weights_stay_in_registers(name, kernels):
+    """The first operand of every product is read from shared memory before the loop over the steps."""
+    found = dict(_ptx(CALLS[name], stage="ttgir"))
+    for kernel in kernels:
+        before, loop = found[kernel].split("scf.while", 1)
+        assert re.search(r"local_load .*opIdx = 0", before) and "tt.dot" in loop
+        assert not re.search(r"local_load .*opIdx = 0", loop), kernel
+
+
+def test_wide_loads_of_any_hidden_state():
+    """Rows of 1400 bytes are padded: what a step reads of the state, most of what it reads, comes 16 bytes a thread."""
+    for kernel, code in _ptx(CALLS["lstm f16, hidden 700"]):
+        if kernel in ("advance", "retreat"):
+            loads = re.findall(r"ld\.global\S*\.cg\S*", code)
+            assert loads and all(".v4.b32" in load for load in loads), (kernel, set(loads))
+
+
 def _ptx(call, arch="sm_90", stage="ptx"):
     """(kernel, its PTX) of what a call launches."""
     with fastdl.use_backend("triton"), record(device.KNOWN[arch]) as launches:

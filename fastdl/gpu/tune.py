@@ -143,7 +143,9 @@ CANDIDATES = {
     "weight_gradient": _grid(BM=[64, 128], BN=[64, 128], BK=[32, 64], MAX_SPLITS=[16, 64], num_warps=[4, 8], num_stages=[2, 3]),
     "advance": (_grid(BB=[16, 32], BN=[16], BK=[256, 512], RESIDENT=[131072], num_warps=[4, 8], num_stages=[3])
                 + _grid(BB=[16, 64], BN=[16, 32], BK=[64, 128], RESIDENT=[0], num_warps=[4, 8], num_stages=[3, 4])),
-    "retreat": _grid(BB=[16, 32, 64], BN=[16, 32], BK=[64, 128], num_warps=[4, 8], num_stages=[3, 4]),
+    "retreat": (_grid(BB=[16, 32], BN=[16], BK=[128], RESIDENT=[131072], SLICES=[8], SLICE=[32, 64, 128], num_warps=[8], num_stages=[3])
+                + _grid(BB=[16, 32, 64], BN=[16, 32], BK=[64, 128], RESIDENT=[0], SLICES=[8], SLICE=[64], num_warps=[4, 8],
+                        num_stages=[3, 4])),
 }
 
 

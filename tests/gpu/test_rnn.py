@@ -58,11 +58,32 @@ def test_programs_wait_for_one_another(mode, resident, monkeypatch):
     plans = []
     plan = triton_backend._plan
     monkeypatch.setattr(triton_backend, "_plan", lambda *a: plans.append(plan(*a)) or plans[-1])
-    blocks = dict(BB=16, BN=16, BK=16, num_warps=4, num_stages=1)
-    with configs.use("advance", **blocks, RESIDENT=resident), configs.use("retreat", **blocks), programs_at_once():
+    blocks = dict(BB=16, BN=16, BK=16, RESIDENT=resident, num_warps=4, num_stages=1)
+    with configs.use("advance", **blocks), configs.use("retreat", **blocks, SLICES=2, SLICE=16), programs_at_once():
         run(mode, hidden=20, batch=34, directions=2)
     assert [p.grid for p in plans] == [(2, 2, 2)] * 2 and all(p.options["ONE_LAUNCH"] for p in plans)
-    assert plans[0].options["RESIDENT"] is bool(resident)
+    assert all(p.options["RESIDENT"] is bool(resident) for p in plans)
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="on a GPU every test of large hidden states runs so")
+@pytest.mark.parametrize("mode", GATES)
+def test_tiles_beyond_the_hidden_state(mode, monkeypatch):
+    """48 units in tiles of 32, chunks and slices with tails."""
+    from concurrent_programs import programs_at_once
+
+    from fastdl.ops.rnn import triton_backend
+
+    monkeypatch.setattr(triton_backend, "_programs_at_once", lambda where: 4)
+    blocks = dict(BB=16, BN=32, BK=32, RESIDENT=1 << 30, num_warps=4, num_stages=1)
+    with configs.use("advance", **blocks), configs.use("retreat", **blocks, SLICES=4, SLICE=16), programs_at_once():
+        run(mode, hidden=48, batch=18, steps=2)
+
+
+@pytest.mark.parametrize("mode", GATES)
+@pytest.mark.parametrize("hidden", [16, 32])
+def test_whole_tiles(mode, hidden):
+    """No unit is padding."""
+    run(mode, hidden=hidden, batch=16, directions=2)
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="by the interpreter's threads")
@@ -73,7 +94,7 @@ def test_one_launch_has_the_bits_of_a_launch_a_step(mode, monkeypatch):
 
     from fastdl.ops.rnn import triton_backend
 
-    blocks = dict(BB=16, BN=16, BK=16, num_warps=4, num_stages=1)
+    blocks = dict(BB=16, BN=16, BK=16, RESIDENT=0, num_warps=4, num_stages=1)
     p = [w.float() for w in parameters(mode, 4, 20, directions=2)]
 
     def answers(at_once):
@@ -83,7 +104,7 @@ def test_one_launch_has_the_bits_of_a_launch_a_step(mode, monkeypatch):
         y.backward(randn(*y.shape).float())
         return y.detach(), x.grad
 
-    with configs.use("advance", **blocks, RESIDENT=0), configs.use("retreat", **blocks):
+    with configs.use("advance", **blocks), configs.use("retreat", **blocks, SLICES=2, SLICE=16):
         by_steps = answers(0)
         with programs_at_once():
             at_once = answers(8)

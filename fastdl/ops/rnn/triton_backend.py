@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 
 from ...gpu import configs, device
 from ...gpu.launch import cdiv, launch, power_of_two
@@ -51,6 +52,20 @@ class _Plan(NamedTuple):
     steps_a_launch: int | None = None  # None: all of them
 
 
+def _padded(hidden) -> int:
+    """The tile of units that a whole sequence's program has."""
+    return max(16, power_of_two(hidden))
+
+
+def _held(x, where) -> int:
+    """The bytes that a weight takes of a program's registers: for three products of tf32, a float32's two halves."""
+    return x.element_size() * (2 if device.precision(x, where, device.tf32_allowed("rnn")) == "tf32x3" else 1)
+
+
+def _weights_fit(limits, x, where, mode, hidden) -> bool:
+    return GATES[mode] * _padded(hidden) ** 2 * _held(x, where) <= limits["WEIGHTS"]
+
+
 def _plan(kernel, x, batch, hidden, directions, mode):
     """Which kernel: weights that fit registers and shared memory of a program stay there for the whole sequence.
 
@@ -58,11 +73,12 @@ def _plan(kernel, x, batch, hidden, directions, mode):
     """
     where = device.of(x)
     gates = GATES[mode]
-    width = max(16, power_of_two(hidden))
     limits = configs.pick("sequence" if kernel == "advance" else "sequence_backward", where, batch=batch, hidden=hidden)
     options = dict(MODE=mode, GATES=gates, R=directions, PRECISION=device.precision(x, where, device.tf32_allowed("rnn")))
-    if gates * width * width * x.element_size() <= limits["WEIGHTS"]:
-        options |= dict(BB=limits["BB"], HB=width, num_warps=limits["num_warps"], num_stages=1)
+    if _weights_fit(limits, x, where, mode, hidden):
+        width = _padded(hidden)
+        warps = max(1, min(limits["num_warps"], width // 16))  # a tile of units each, so that a thread has the same units of all gates
+        options |= dict(BB=limits["BB"], HB=width, num_warps=warps, num_stages=1)
         return _Plan(True, (cdiv(batch, options["BB"]), directions), options)
     sizes = dict(batch=batch, hidden=hidden, bytes=x.element_size(), tiles=cdiv(batch, 16) * cdiv(hidden, 16) * directions)
     config = dict(configs.pick(kernel, where, **sizes))
@@ -81,11 +97,18 @@ def _plan(kernel, x, batch, hidden, directions, mode):
     parts = min(rows, together // (tiles * directions)) if widths else rows
     if kernel == "advance":
         pack = 1 if gates == 1 else 4
-        chunks = power_of_two(cdiv(hidden, config["BK"]))
+        chunks = cdiv(hidden, config["BK"])
         resident = bool(widths) and pack * width * chunks * config["BK"] * x.element_size() <= config["RESIDENT"]
         config |= dict(PACK=pack, RESIDENT=resident, CHUNKS=chunks if resident else 1)
         if not resident:
             config["BK"] = min(config["BK"], 128)  # several of them, with the weights', are on their way at once
+    else:
+        chunks = cdiv(gates * hidden, config["SLICES"] * config["SLICE"])
+        resident = bool(widths) and width * chunks * config["SLICES"] * config["SLICE"] * _held(x, where) <= config["RESIDENT"]
+        if resident:
+            config["BK"] = config["SLICE"]
+        config |= dict(RESIDENT=resident, CHUNKS=chunks if resident else 1)
+        del config["SLICE"]
     return _Plan(False, (parts, tiles, directions), options | config | dict(ONE_LAUNCH=bool(widths)), None if widths else 1)
 
 
@@ -127,8 +150,45 @@ def _input_bias(weights, mode, hidden):
     return (_together(weights, "b_ih") + b_hh).view(-1), rest
 
 
+def _wide(x, mode, hidden):
+    """The number of units that kernels of large hidden states work on: rows of 16-byte multiples, which are loaded 16 bytes at a time.
+
+    The added units' weights are zeros, and so are, at every step, they.
+    """
+    where = device.of(x)
+    limits = configs.pick("sequence", where, batch=x.shape[1], hidden=hidden)
+    whole = _weights_fit(limits, x, where, mode, hidden)
+    return hidden if whole else cdiv(hidden, 16) * 16
+
+
+def _widened(t, count, hidden, wide):
+    """(..., count * hidden) as (..., count * wide)."""
+    return None if t is None else pad(t.view(*t.shape[:-1], count, hidden), (0, wide - hidden)).view(*t.shape[:-1], count * wide)
+
+
+def _narrowed(t, count, hidden):
+    """The inverse of _widened."""
+    return None if t is None else t.view(*t.shape[:-1], count, t.shape[-1] // count)[..., :hidden].reshape(*t.shape[:-1], count * hidden)
+
+
+def _wide_weights(weights, mode, hidden, wide):
+    gates = GATES[mode]
+    return [Weights(pad(w.w_ih.reshape(gates, hidden, w.w_ih.shape[1]), (0, 0, 0, wide - hidden)).flatten(0, 1),
+                    pad(w.w_hh.reshape(gates, hidden, hidden), (0, wide - hidden, 0, wide - hidden)).view(gates * wide, wide),
+                    *(b if b is None else _widened(b.contiguous(), gates, hidden, wide) for b in (w.b_ih, w.b_hh))) for w in weights]
+
+
 def _run_layer(x, h0, c0, weights, lengths, mode, hidden, train):
     """(y (T, B, R * H), h_n (R, B, H), c_n or None, Layer or None)."""
+    wide = _wide(x, mode, hidden)
+    if wide == hidden:
+        return _run_wide_layer(x, h0, c0, weights, lengths, mode, hidden, train)
+    y, h_n, c_n, kept = _run_wide_layer(x, _widened(h0, 1, hidden, wide), _widened(c0, 1, hidden, wide),
+                                        _wide_weights(weights, mode, hidden, wide), lengths, mode, wide, train)
+    return _narrowed(y, len(weights), hidden), _narrowed(h_n, 1, hidden), _narrowed(c_n, 1, hidden), kept
+
+
+def _run_wide_layer(x, h0, c0, weights, lengths, mode, hidden, train):
     steps, batch, features = x.shape
     count = len(weights)
     tf32 = device.tf32_allowed("rnn")
@@ -166,6 +226,24 @@ def _run_layer(x, h0, c0, weights, lengths, mode, hidden, train):
 
 def _run_layer_backward(dy, dh_n, dc_n, kept, c0, weights, lengths, mode, hidden, need, need_x):
     """(dx or None, dh0, dc0 (R, B, H), the gradients of the Weights)."""
+    wide = kept.gates.shape[2] // (len(weights) * GATES[mode])
+    if wide == hidden:
+        return _run_wide_layer_backward(dy, dh_n, dc_n, kept, c0, weights, lengths, mode, hidden, need, need_x)
+    dy = None if dy is None else _widened(dy.contiguous(), len(weights), hidden, wide)
+    dh_n, dc_n, c0 = (_widened(t, 1, hidden, wide) for t in (dh_n, dc_n, c0))
+    weights = _wide_weights(weights, mode, hidden, wide)
+    dx, dh0, dc0, grads = _run_wide_layer_backward(dy, dh_n, dc_n, kept, c0, weights, lengths, mode, wide, need, need_x)
+    gates = GATES[mode]
+
+    def rows(t):
+        return None if t is None else t.view(gates, wide, t.shape[1])[:, :hidden].reshape(gates * hidden, t.shape[1])
+
+    return dx, _narrowed(dh0, 1, hidden), _narrowed(dc0, 1, hidden), [
+        Weights(rows(g.w_ih), None if g.w_hh is None else rows(g.w_hh)[:, :hidden].contiguous(),
+                *(None if b is None else _narrowed(b, gates, hidden) for b in (g.b_ih, g.b_hh))) for g in grads]
+
+
+def _run_wide_layer_backward(dy, dh_n, dc_n, kept, c0, weights, lengths, mode, hidden, need, need_x):
     x, gates, before, cells, inner = kept
     steps, batch, features = x.shape
     count = len(weights)
@@ -195,15 +273,18 @@ def _run_layer_backward(dy, dh_n, dc_n, kept, c0, weights, lengths, mode, hidden
     rows, columns = steps * batch, GATES[mode] * hidden
     at_input, at_state = d_input.view(rows, count * columns), d_state.view(rows, count * columns)
     dx = gemm(at_input, _together(weights, "w_ih").flatten(0, 1), tf32=tf32)[0].view(x.shape) if need_x else None
+    # both biases' gradients are one sum, but for gru's b_hn, which the reset gate multiplies
+    db_ih = db_hh = [None] * count
+    if any(w.b_ih or w.b_hh for w in need):
+        db_ih = gradient_of_last_step(at_input, None, None, False, False, True)[1].view(count, columns)
+        db_hh = gradient_of_last_step(at_state, None, None, False, False, True)[1].view(count, columns) if mode == "gru" else db_ih.clone()
     grads = []
     for r, wanted in enumerate(need):
         part = slice(r * columns, (r + 1) * columns)
-        one, two = at_input[:, part], at_state[:, part]
-        db_ih = gradient_of_last_step(one, None, None, False, False, True)[1] if wanted.b_ih else None
-        db_hh = gradient_of_last_step(two, None, None, False, False, True)[1] if wanted.b_hh else None
         h = before.view(rows, -1)[:, r * hidden:(r + 1) * hidden]
-        grads.append(Weights(gemm(one.mT, x.reshape(rows, features), tf32=tf32)[0] if wanted.w_ih else None,
-                             gemm(two.mT, h, tf32=tf32)[0] if wanted.w_hh else None, db_ih, db_hh))
+        grads.append(Weights(gemm(at_input[:, part].mT, x.reshape(rows, features), tf32=tf32)[0] if wanted.w_ih else None,
+                             gemm(at_state[:, part].mT, h, tf32=tf32)[0] if wanted.w_hh else None,
+                             db_ih[r] if wanted.b_ih else None, db_hh[r] if wanted.b_hh else None))
     return dx, dh0, dc0, grads
 
 

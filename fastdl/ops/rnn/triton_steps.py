@@ -10,19 +10,22 @@ from ...gpu.math import sigmoid, tanh
 
 
 @triton.jit
-def load_gate(gates, row, unit, number, H, mask):
-    return tl.load(gates + row[:, None] + (number * H + unit)[None, :], mask=mask, other=0.0).to(tl.float32)
+def load_gates(gates, at, H, mask, MODE: tl.constexpr):
+    """What lies in ``gates`` for each of the cell's gates, as it is stored. at: where the first's values are."""
+    z0 = tl.load(gates + at, mask=mask, other=0.0)
+    z1, z2, z3 = z0, z0, z0
+    if MODE == "gru" or MODE == "lstm":
+        z1 = tl.load(gates + at + H, mask=mask, other=0.0)
+        z2 = tl.load(gates + at + 2 * H, mask=mask, other=0.0)
+    if MODE == "lstm":
+        z3 = tl.load(gates + at + 3 * H, mask=mask, other=0.0)
+    return z0, z1, z2, z3
 
 
 @triton.jit
-def store_gate(gates, row, unit, number, H, mask, value):
-    tl.store(gates + row[:, None] + (number * H + unit)[None, :], value.to(gates.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def forward_step(gates, row, unit, H, mask, a0, a1, a2, a3, bias_n, h, c, MODE: tl.constexpr):
-    """(h', c', the gates after their activations, gru's W_hn h + b_hn) from the input's share ``gates`` and the state's, a0 to a3."""
-    z0 = load_gate(gates, row, unit, 0, H, mask) + a0
+def forward_step(z0, z1, z2, z3, a0, a1, a2, a3, bias_n, h, c, MODE: tl.constexpr):
+    """(h', c', the gates after their activations, gru's W_hn h + b_hn) from the input's share, z0 to z3, and the state's, a0 to a3."""
+    z0 = z0.to(tl.float32) + a0
     inner = a0
     g1, g2, g3 = a0, a0, a0
     if MODE == "rnn_tanh":
@@ -33,36 +36,35 @@ def forward_step(gates, row, unit, H, mask, a0, a1, a2, a3, bias_n, h, c, MODE: 
         new = g0
     elif MODE == "gru":
         g0 = sigmoid(z0)
-        g1 = sigmoid(load_gate(gates, row, unit, 1, H, mask) + a1)
-        inner = a2 + bias_n[None, :]
-        g2 = tanh(load_gate(gates, row, unit, 2, H, mask) + g0 * inner)
+        g1 = sigmoid(z1.to(tl.float32) + a1)
+        inner = a2 + bias_n
+        g2 = tanh(z2.to(tl.float32) + g0 * inner)
         new = (1.0 - g1) * g2 + g1 * h
     else:
         g0 = sigmoid(z0)
-        g1 = sigmoid(load_gate(gates, row, unit, 1, H, mask) + a1)
-        g2 = tanh(load_gate(gates, row, unit, 2, H, mask) + a2)
-        g3 = sigmoid(load_gate(gates, row, unit, 3, H, mask) + a3)
+        g1 = sigmoid(z1.to(tl.float32) + a1)
+        g2 = tanh(z2.to(tl.float32) + a2)
+        g3 = sigmoid(z3.to(tl.float32) + a3)
         c = g1 * c + g0 * g2
         new = g3 * tanh(c)
     return new, c, g0, g1, g2, g3, inner
 
 
 @triton.jit
-def store_gates(gates, row, unit, H, mask, g0, g1, g2, g3, MODE: tl.constexpr):
+def store_gates(gates, at, H, mask, g0, g1, g2, g3, MODE: tl.constexpr):
     """A value of each of the cell's gates."""
-    store_gate(gates, row, unit, 0, H, mask, g0)
+    tl.store(gates + at, g0.to(gates.dtype.element_ty), mask=mask)
     if MODE == "gru" or MODE == "lstm":
-        store_gate(gates, row, unit, 1, H, mask, g1)
-        store_gate(gates, row, unit, 2, H, mask, g2)
+        tl.store(gates + at + H, g1.to(gates.dtype.element_ty), mask=mask)
+        tl.store(gates + at + 2 * H, g2.to(gates.dtype.element_ty), mask=mask)
     if MODE == "lstm":
-        store_gate(gates, row, unit, 3, H, mask, g3)
+        tl.store(gates + at + 3 * H, g3.to(gates.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def keep_step(gates, before, cells, inner, row, place, unit, H, mask, h, c, g0, g1, g2, g3, m, MODE: tl.constexpr):
-    """What a step's gradient wants: h before it, lstm's c after it, gru's W_hn h + b_hn, and in place of the input's share the gates."""
+def keep_step(before, cells, inner, place, mask, h, c, m, MODE: tl.constexpr):
+    """What a step's gradient wants besides the gates: h before it, lstm's c after it, gru's W_hn h + b_hn."""
     tl.store(before + place, h.to(before.dtype.element_ty), mask=mask)
-    store_gates(gates, row, unit, H, mask, g0, g1, g2, g3, MODE)
     if MODE == "lstm":
         tl.store(cells + place, c, mask=mask)
     if MODE == "gru":
@@ -70,32 +72,32 @@ def keep_step(gates, before, cells, inner, row, place, unit, H, mask, h, c, g0, 
 
 
 @triton.jit
-def kept_of_step(before, cells, inner, c0, here, t, direction, b, unit, T, B, H, mask, none, MODE: tl.constexpr, C0: tl.constexpr,
+def kept_of_step(before, cells, inner, c0, here, place, s, direction, B, H, mask, none, MODE: tl.constexpr, C0: tl.constexpr,
                  R: tl.constexpr):
-    """(h (gru) or c (lstm) before step t, c after it, gru's W_hn h + b_hn); ``none`` for what the cell has not. here: places in c0."""
-    place = ((t.to(tl.int64) * B + b) * R + direction)[:, None] * H + unit[None, :]
-    old, after, m = none, none, none
+    """(lstm's c after a direction's step number s, h (gru) or c (lstm) before it, gru's W_hn h + b_hn), as stored; else ``none``.
+
+    here: places in c0; place: in the others.
+    """
+    after, old, m = none, none, none
     if MODE == "gru":
-        old = tl.load(before + place, mask=mask, other=0.0).to(tl.float32)
-        m = tl.load(inner + place, mask=mask, other=0.0).to(tl.float32)
+        old = tl.load(before + place, mask=mask, other=0.0)
+        m = tl.load(inner + place, mask=mask, other=0.0)
     if MODE == "lstm":
         after = tl.load(cells + place, mask=mask, other=0.0)
-        earlier = tl.where(direction == 0, t - 1, t + 1)
-        exists = (b < B)[:, None] & ((earlier + b * 0) >= 0)[:, None] & ((earlier + b * 0) < T)[:, None]
-        old_place = ((earlier.to(tl.int64) * B + b) * R + direction)[:, None] * H + unit[None, :]
-        old = tl.load(cells + old_place, mask=mask & exists, other=0.0)
+        earlier = tl.where(direction == 0, -B, B).to(tl.int64) * (R * H)
+        old = tl.load(cells + place + earlier, mask=mask & (s > 0), other=0.0)
         if C0:
-            old = tl.where(exists, old, tl.load(c0 + here, mask=mask, other=0.0).to(tl.float32))
-    return old, after, m
+            old = tl.where(s > 0, old, tl.load(c0 + here, mask=mask & (s == 0), other=0.0).to(tl.float32))
+    return after, old, m
 
 
 @triton.jit
-def backward_step(gates, row, unit, H, mask, dh, dc, before, after, inner, MODE: tl.constexpr):
+def backward_step(g0, g1, g2, g3, dh, dc, before, after, inner, MODE: tl.constexpr):
     """(d0, d1, d2, d3 at the gates, gru's d at W_hn h, what of dh goes past the product, dc before) of one step.
 
-    before: h (gru) or c (lstm) before the step; after: c after it.
+    g0 to g3, as stored; before: h (gru) or c (lstm) before the step; after: c after it.
     """
-    g0 = load_gate(gates, row, unit, 0, H, mask)
+    g0, g1, g2, g3 = g0.to(tl.float32), g1.to(tl.float32), g2.to(tl.float32), g3.to(tl.float32)
     past = tl.zeros_like(dh)
     d1, d2, d3, at_inner = dh, dh, dh, dh
     if MODE == "rnn_tanh":
@@ -103,17 +105,12 @@ def backward_step(gates, row, unit, H, mask, dh, dc, before, after, inner, MODE:
     elif MODE == "rnn_relu":
         d0 = tl.where(g0 <= 0, 0.0, dh)
     elif MODE == "gru":
-        g1 = load_gate(gates, row, unit, 1, H, mask)
-        g2 = load_gate(gates, row, unit, 2, H, mask)
         d2 = dh * (1.0 - g1) * (1.0 - g2 * g2)
-        d1 = dh * (before - g2) * g1 * (1.0 - g1)
-        d0 = d2 * inner * g0 * (1.0 - g0)
+        d1 = dh * (before.to(tl.float32) - g2) * g1 * (1.0 - g1)
+        d0 = d2 * inner.to(tl.float32) * g0 * (1.0 - g0)
         at_inner = d2 * g0
         past = dh * g1
     else:
-        g1 = load_gate(gates, row, unit, 1, H, mask)
-        g2 = load_gate(gates, row, unit, 2, H, mask)
-        g3 = load_gate(gates, row, unit, 3, H, mask)
         squashed = tanh(after)
         d3 = dh * squashed * g3 * (1.0 - g3)
         dc = dc + dh * g3 * (1.0 - squashed * squashed)
