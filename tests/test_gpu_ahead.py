@@ -67,13 +67,16 @@ def test_phases_without_taps():
 
 @pytest.mark.parametrize("name,kernels", [("lstm bf16, hidden 128", ("sequence", "sequence_backward")),
                                           ("lstm f16, hidden 512", ("retreat",)), ("lstm f16, hidden 700", ("retreat",)),
-                                          ("lstm f16, hidden 1024", ("retreat",))])
+                                          ("gru bf16, hidden 1024", ("retreat",))])
 def test_recurrent_weights_stay_in_registers(name, kernels):
-    """The first operand of every product is read from shared memory before the loop over the steps."""
+    """No step reads the first operand of a product from shared memory into registers: that is done before the loop over the steps.
+
+    Of two dimensions, later compilers let the matrix unit read it where it lies.
+    """
     found = dict(_ptx(CALLS[name], stage="ttgir"))
     for kernel in kernels:
         before, loop = found[kernel].split("scf.while", 1)
-        assert re.search(r"local_load .*opIdx = 0", before) and "tt.dot" in loop
+        assert "warp_group_dot" in loop or (re.search(r"local_load .*opIdx = 0", before) and "tt.dot" in loop), kernel
         assert not re.search(r"local_load .*opIdx = 0", loop), kernel
 
 

@@ -65,7 +65,6 @@ CALLS = {
     "rnn_tanh f32, hidden 128": lambda: _rnn(F.rnn_tanh, 128, SINGLE)(),
     "lstm f16, hidden 512": lambda: _rnn(F.lstm, 512, HALF, states=2, gates=4)(),
     "lstm f16, hidden 700": lambda: _rnn(F.lstm, 700, HALF, states=2, gates=4)(),
-    "lstm f16, hidden 1024": lambda: _rnn(F.lstm, 1024, HALF, states=2, gates=4)(),
     "lstm f32, hidden 64": lambda: _rnn(F.lstm, 64, SINGLE, states=2, gates=4)(),
     "lstm bf16, hidden 2048, both directions": lambda: _rnn(F.lstm, 2048, BFLOAT, states=2, gates=4, directions=2)(),
     "gru bf16, two layers with dropout": lambda: _both(F.gru(_t(2, 16, 64), None, [

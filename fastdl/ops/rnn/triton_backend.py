@@ -80,7 +80,8 @@ def _plan(kernel, x, batch, hidden, directions, mode):
         warps = max(1, min(limits["num_warps"], width // 16))  # a tile of units each, so that a thread has the same units of all gates
         options |= dict(BB=limits["BB"], HB=width, num_warps=warps, num_stages=1)
         return _Plan(True, (cdiv(batch, options["BB"]), directions), options)
-    sizes = dict(batch=batch, hidden=hidden, bytes=x.element_size(), tiles=cdiv(batch, 16) * cdiv(hidden, 16) * directions)
+    tiles = cdiv(batch, 16) * cdiv(hidden, 16) * directions
+    sizes = dict(batch=batch, hidden=hidden, gradients=gates * hidden, bytes=x.element_size(), tiles=tiles)
     config = dict(configs.pick(kernel, where, **sizes))
     together = _programs_at_once(where)
     # the narrower tiles of units, or else the wider, with which all of a row's programs run at the same time
