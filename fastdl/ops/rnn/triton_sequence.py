@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from ...gpu.math import dot
-from .triton_steps import backward_step, forward_step, keep_step, kept_of_step
+from .triton_steps import backward_step, forward_step, is_step, keep_step, kept_of_step
 
 
 @triton.jit
@@ -33,13 +33,6 @@ def place_of(s, direction, b, T, B, R: tl.constexpr):
     """Which row of (T * B * R, ...) is of a direction's step number s and batch row b."""
     t = tl.where(direction == 0, s, T - 1 - s)
     return (t.to(tl.int64) * B + b) * R + direction
-
-
-@triton.jit
-def is_step(s, like, T):
-    """Whether there is a step of that number, in the shape of ``like`` (the interpreter of Triton 3.9 takes no scalar for a mask)."""
-    number = like * 0 + s
-    return (number >= 0) & (number < T)
 
 
 @triton.jit
@@ -120,7 +113,8 @@ def sequence(gates, w, bias_n, h0, c0, lengths, y, h_n, c_n, before, cells, inne
     s = 0
     while s < T:
         x = h.to(w.dtype.element_ty)
-        following = tl.load(gates + place_of(s + 1, direction, b, T, B, R) * (GATES * H) + gate_unit, mask=in_v & is_step(s + 1, gate_unit, T), other=0.0)
+        following = tl.load(gates + place_of(s + 1, direction, b, T, B, R) * (GATES * H) + gate_unit,
+                            mask=in_v & is_step(s + 1, gate_unit, T), other=0.0)
         z0, z1, z2, z3 = by_gates(z.to(tl.float32), PACK, HB, BB)
         a0, a1, a2, a3 = by_gates(dot(kept, x, none, PRECISION), PACK, HB, BB)
         new, new_c, g0, g1, g2, g3, m = forward_step(z0, z1, z2, z3, a0, a1, a2, a3, extra, h, c, MODE)
