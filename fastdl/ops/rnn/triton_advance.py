@@ -168,7 +168,7 @@ def sliced_gradients(d_state, row, k, in_b, H, GATES: tl.constexpr):
 
 @triton.jit
 def sum_of_slices(x, SLICES: tl.constexpr, BN: tl.constexpr, BB: tl.constexpr):
-    """The sum of (slices, units, rows) over the slices, in halves: after it a thread has its own places; after tl.sum every warp had all."""
+    """The sum of (slices, units, rows) over the slices, in halves: then a thread has its own places; after tl.sum every warp had all."""
     x = tl.permute(x, (1, 2, 0))
     for i in tl.static_range(5):
         if SLICES >> i > 1:
@@ -206,7 +206,7 @@ def retreat(gates, w, c0, lengths, dy, carry, dc_state, before, cells, inner, d_
             b = b0 + tl.arange(0, BB)
             in_b = b < B
             mask = in_b[:, None] & in_u[None, :]
-            ready = mask & (s < T)  # of the last, which is no step, there is nothing to read
+            ready = mask & (b[:, None] * 0 + s < T)  # of the last, which is no step, there is nothing to read
             here = (direction.to(tl.int64) * B + b.to(tl.int64))[:, None] * H + u[None, :]
             step = (t.to(tl.int64) * B + b) * R + direction
             place = step[:, None] * H + u[None, :]
@@ -225,7 +225,7 @@ def retreat(gates, w, c0, lengths, dy, carry, dc_state, before, cells, inner, d_
             done = tl.where(direction == 0, t + 1, t - 1)
             row = ((done.to(tl.int64) * B + b) * R + direction) * (GATES * H)
             if RESIDENT:  # not under an ``if``, where the weights would be read again; before the first step there are zeros
-                there = in_b & (s > 0)
+                there = in_b & (b * 0 + s > 0)
                 none = tl.zeros((SLICES, BN, BB), tl.float32)
                 total = none
                 x = sliced_gradients(d_state, row, slices, there, H, GATES)

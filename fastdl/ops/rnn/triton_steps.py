@@ -85,9 +85,10 @@ def kept_of_step(before, cells, inner, c0, here, place, s, direction, B, H, mask
     if MODE == "lstm":
         after = tl.load(cells + place, mask=mask, other=0.0)
         earlier = tl.where(direction == 0, -B, B).to(tl.int64) * (R * H)
-        old = tl.load(cells + place + earlier, mask=mask & (s > 0), other=0.0)
+        kept = place * 0 + s > 0
+        old = tl.load(cells + place + earlier, mask=mask & kept, other=0.0)
         if C0:
-            old = tl.where(s > 0, old, tl.load(c0 + here, mask=mask & (s == 0), other=0.0).to(tl.float32))
+            old = tl.where(kept, old, tl.load(c0 + here, mask=mask & (kept == 0), other=0.0).to(tl.float32))
     return after, old, m
 
 
