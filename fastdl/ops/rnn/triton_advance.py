@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 
 from ...gpu.math import dot
-from .triton_steps import backward_step, forward_step, is_step, keep_step, kept_of_step, load_gates, store_gates
+from .triton_steps import backward_step, forward_step, keep_step, kept_of_step, load_gates, store_gates
 
 
 @triton.jit
@@ -168,7 +168,7 @@ def sliced_gradients(d_state, row, k, in_b, H, GATES: tl.constexpr):
 
 @triton.jit
 def sum_of_slices(x, SLICES: tl.constexpr, BN: tl.constexpr, BB: tl.constexpr):
-    """The sum of (slices, units, rows) over the slices, in halves: after it each thread has its places; after tl.sum every warp had all."""
+    """The sum of (slices, units, rows) over the slices, in halves: then a thread has its own places; after tl.sum every warp had all."""
     x = tl.permute(x, (1, 2, 0))
     for i in tl.static_range(5):
         if SLICES >> i > 1:
@@ -206,8 +206,8 @@ def retreat(gates, w, c0, lengths, dy, carry, dc_state, before, cells, inner, d_
             b = b0 + tl.arange(0, BB)
             in_b = b < B
             mask = in_b[:, None] & in_u[None, :]
+            ready = mask & (b[:, None] * 0 + s < T)  # of the last, which is no step, there is nothing to read
             here = (direction.to(tl.int64) * B + b.to(tl.int64))[:, None] * H + u[None, :]
-            ready = mask & is_step(s, here, T)  # of the last, which is no step, there is nothing to read
             step = (t.to(tl.int64) * B + b) * R + direction
             place = step[:, None] * H + u[None, :]
             at = step[:, None] * (GATES * H) + u[None, :]
@@ -225,7 +225,7 @@ def retreat(gates, w, c0, lengths, dy, carry, dc_state, before, cells, inner, d_
             done = tl.where(direction == 0, t + 1, t - 1)
             row = ((done.to(tl.int64) * B + b) * R + direction) * (GATES * H)
             if RESIDENT:  # not under an ``if``, where the weights would be read again; before the first step there are zeros
-                there = in_b & is_step(s - 1, b, T)
+                there = in_b & (b * 0 + s > 0)
                 none = tl.zeros((SLICES, BN, BB), tl.float32)
                 total = none
                 x = sliced_gradients(d_state, row, slices, there, H, GATES)

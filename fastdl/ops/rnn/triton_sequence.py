@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from ...gpu.math import dot
-from .triton_steps import backward_step, forward_step, is_step, keep_step, kept_of_step
+from .triton_steps import backward_step, forward_step, keep_step, kept_of_step
 
 
 @triton.jit
@@ -110,11 +110,11 @@ def sequence(gates, w, bias_n, h0, c0, lengths, y, h_n, c_n, before, cells, inne
         length = tl.load(lengths + b, mask=in_b, other=0)
     none = tl.zeros((PACK * HB, BB), tl.float32)
     z = tl.load(gates + place_of(0, direction, b, T, B, R) * (GATES * H) + gate_unit, mask=in_v, other=0.0)
-    s = 0
+    s = tl.full((), 0, tl.int32)
     while s < T:
         x = h.to(w.dtype.element_ty)
-        following = tl.load(gates + place_of(s + 1, direction, b, T, B, R) * (GATES * H) + gate_unit,
-                            mask=in_v & is_step(s + 1, gate_unit, T), other=0.0)
+        ahead = in_v & (b * 0 + s + 1 < T)
+        following = tl.load(gates + place_of(s + 1, direction, b, T, B, R) * (GATES * H) + gate_unit, mask=ahead, other=0.0)
         z0, z1, z2, z3 = by_gates(z.to(tl.float32), PACK, HB, BB)
         a0, a1, a2, a3 = by_gates(dot(kept, x, none, PRECISION), PACK, HB, BB)
         new, new_c, g0, g1, g2, g3, m = forward_step(z0, z1, z2, z3, a0, a1, a2, a3, extra, h, c, MODE)
@@ -145,10 +145,11 @@ def sequence(gates, w, bias_n, h0, c0, lengths, y, h_n, c_n, before, cells, inne
 def load_kept(gates, dy, before, cells, inner, c0, here, s, direction, b, unit, gate_unit, in_v, T, B, H, mask, zero,
               MODE: tl.constexpr, C0: tl.constexpr, DY: tl.constexpr, GATES: tl.constexpr, R: tl.constexpr):
     """What the gradient of a direction's step number s reads: its gates, dy, and kept_of_step. Nothing where there is no such step."""
-    mask = mask & is_step(s, unit, T)
+    exists = b * 0 + s >= 0
+    mask = mask & exists
     step = place_of(s, direction, b, T, B, R)
     place = step * H + unit
-    g = tl.load(gates + step * (GATES * H) + gate_unit, mask=in_v & is_step(s, gate_unit, T), other=0.0)
+    g = tl.load(gates + step * (GATES * H) + gate_unit, mask=in_v & exists, other=0.0)
     d = zero
     if DY:
         d = tl.load(dy + place, mask=mask, other=0.0)

@@ -10,13 +10,6 @@ from ...gpu.math import sigmoid, tanh
 
 
 @triton.jit
-def is_step(s, like, T):
-    """Whether there is a step of that number, in the shape of ``like`` (the interpreter of Triton 3.9 takes no scalar for a mask)."""
-    number = like * 0 + s
-    return (number >= 0) & (number < T)
-
-
-@triton.jit
 def load_gates(gates, at, H, mask, MODE: tl.constexpr):
     """What lies in ``gates`` for each of the cell's gates, as it is stored. at: where the first's values are."""
     z0 = tl.load(gates + at, mask=mask, other=0.0)
@@ -92,10 +85,10 @@ def kept_of_step(before, cells, inner, c0, here, place, s, direction, B, H, mask
     if MODE == "lstm":
         after = tl.load(cells + place, mask=mask, other=0.0)
         earlier = tl.where(direction == 0, -B, B).to(tl.int64) * (R * H)
-        number = here * 0 + s  # as in is_step
-        old = tl.load(cells + place + earlier, mask=mask & (number > 0), other=0.0)
+        kept = place * 0 + s > 0
+        old = tl.load(cells + place + earlier, mask=mask & kept, other=0.0)
         if C0:
-            old = tl.where(number > 0, old, tl.load(c0 + here, mask=mask & (number == 0), other=0.0).to(tl.float32))
+            old = tl.where(kept, old, tl.load(c0 + here, mask=mask & (kept == 0), other=0.0).to(tl.float32))
     return after, old, m
 
 
