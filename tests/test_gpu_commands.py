@@ -126,8 +126,8 @@ def test_the_benchmark_goes_on_after_a_case_that_ends_its_process(tmp_path, caps
 @triton
 def test_the_benchmark_compiles_ahead():
     from bench import gpu
-    from fastdl.gpu import device
+    from fastdl.gpu import ahead, device
 
-    count, failure = gpu.compile_case("max 2x2 planar forward", tuple(device.KNOWN["sm_90"]))
-    assert count and failure is None
-    assert gpu.compile_case("no such case", tuple(device.KNOWN["sm_90"]))[1].startswith("StopIteration")
+    assert gpu.compile_case("max 2x2 planar forward", device.KNOWN["sm_90"])
+    count, failures = ahead.in_parallel(gpu.compile_case, ["max 2x2 planar forward", "no such case"], device.KNOWN["sm_90"])
+    assert count and [(name, why.split(":")[0]) for name, why in failures] == [("no such case", "StopIteration")]

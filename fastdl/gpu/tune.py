@@ -238,16 +238,16 @@ def tune(kernels, folder: Path, report, measure=None, where="cuda", all_problems
     path = folder / f"{configs.table_name(card.name)}.json"
     table = json.loads(path.read_text()) if path.exists() else {"kernels": {}}
     todo = [p for p in (problems() if all_problems is None else all_problems) if not kernels or p.kernel in kernels]
+    table |= {"device": card.name, "tuned": {"triton": importlib.metadata.version("triton"), "torch": torch.__version__}}
+    folder.mkdir(parents=True, exist_ok=True)
     tuned: dict[str, list] = {}
     for i, problem in enumerate(todo):
         report(i, len(todo), problem.kernel)
         winner = best(problem, where, measure, candidates)
         if winner is not None:
             tuned.setdefault(problem.kernel, []).append({"if": problem.bounds, "use": winner})
+            table["kernels"].update(tuned)
+            path.write_text(json.dumps(table, indent=2) + "\n")  # what was found is kept if the rest is not waited for
     report(len(todo), len(todo), "done")
-    table["kernels"].update(tuned)
-    table |= {"device": card.name, "tuned": {"triton": importlib.metadata.version("triton"), "torch": torch.__version__}}
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(table, indent=2) + "\n")
     configs.forget()
     return path
