@@ -22,7 +22,21 @@ from . import configs, device, fallback, tape
 from .tensors import DeviceTensor
 
 _calls = tape.Memory()
-configs.also_forget.append(_calls.forget)
+_backward_calls: dict[Any, tape.Memory] = {}  # of calls with a gradient, by their look: backward passes, by their gradients' look
+
+
+@configs.also_forget.append
+def _forget():
+    _calls.forget()
+    _backward_calls.clear()
+
+
+def _backwards(key):
+    if key is None:
+        return None
+    if len(_backward_calls) >= tape.ENTRIES:
+        _backward_calls.clear()
+    return _backward_calls.setdefault(key, tape.Memory())
 
 
 def call(op, args, kwargs):
@@ -82,7 +96,7 @@ def _serve(op, args, kwargs, recorder, key):
         return _fall_through(op, args, kwargs, reason)
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
         flat = _flatten(op._given(args, kwargs))
-        record = _Call(op.name, implementation, arrays, params, shapes, flat, recorder, key)
+        record = _Call(op.name, implementation, arrays, params, shapes, flat, recorder, key, _backwards(key))
         return _Differentiable.apply(record, *(f for f in flat if isinstance(f, torch.Tensor)))
     with recorder or contextlib.nullcontext():
         y, _ = implementation.forward(arrays, params, False)
@@ -104,21 +118,18 @@ class _Played(NamedTuple):
     saved: Any = None  # with places for tensors, as ``inputs``
     inputs: Any = None
     integers: tuple = ()  # which outputs have no gradient
-    backwards: Any = None  # recorded backward passes
 
     def answer(self, tensors):
         return tensors[0] if self.single else tuple(tensors[: self.many])
 
 
 def _keep(recorder, key, y, kept=(), **rest):
-    """Remember what was recorded, where it can be repeated; answers that, or None."""
+    """Remember what was recorded, where it can be repeated."""
     answers = y if isinstance(y, tuple) else (y,)
     made = recorder.finish([*answers, *kept]) if all(isinstance(t, torch.Tensor) for t in answers) else None
     if made is not None and made.answers_given(len(answers)):
         made = None  # what autograd is to make of a view of an operand, it is told the usual way
-    played = None if made is None else _Played(made, not isinstance(y, tuple), len(answers), **rest)
-    _calls.keep(key, played)
-    return played
+    _calls.keep(key, None if made is None else _Played(made, not isinstance(y, tuple), len(answers), **rest))
 
 
 _said: set[str] = set()
@@ -190,6 +201,7 @@ class _Call(NamedTuple):
     flat: list  # the operator's tensor arguments in the order of its gradients
     recorder: Any
     key: Any
+    backwards: Any  # recorded backward passes of calls that look the same, None for odd ones
 
 
 class _Differentiable(torch.autograd.Function):
@@ -202,8 +214,7 @@ class _Differentiable(torch.autograd.Function):
             tensors_made = played.tape.play(tensors)
             answers, kept = _own(tensors_made[: played.many], tensors_made[played.many :])
             result = played.answer(answers)
-            ctx.form, ctx.saved, ctx.inputs = played.form, played.saved, played.inputs
-            ctx.call, ctx.backwards = played.call, played.backwards
+            ctx.form, ctx.saved, ctx.inputs, ctx.call = played.form, played.saved, played.inputs, played.call
             if played.integers:
                 ctx.mark_non_differentiable(*(answers[i] for i in played.integers))
         else:
@@ -230,11 +241,9 @@ class _Differentiable(torch.autograd.Function):
         outputs, kept_own = _own(list(result) if isinstance(result, tuple) else [result], kept)
         integers = tuple(i for i, t in enumerate(outputs) if not t.is_floating_point())
         ctx.mark_non_differentiable(*(outputs[i] for i in integers))
-        ctx.backwards = None
         if call.recorder:
-            played = _keep(call.recorder, call.key, result, kept, call=ctx.call, form=ctx.form, saved=ctx.saved, inputs=ctx.inputs,
-                           integers=integers, backwards=tape.Memory())
-            ctx.backwards = played and played.backwards
+            _keep(call.recorder, call.key, result, kept, call=ctx.call, form=ctx.form, saved=ctx.saved, inputs=ctx.inputs,
+                  integers=integers)
         return tuple(outputs) if isinstance(result, tuple) else outputs[0], kept_own
 
     @staticmethod
@@ -248,12 +257,12 @@ class _Differentiable(torch.autograd.Function):
 
     @staticmethod
     def answer(ctx, kept, grads):
-        """The gradients: played where such a backward pass was recorded, recorded where the forward pass was."""
-        key, given, record = None, [], False
-        if ctx.backwards is not None and not configs.forced():
+        """The gradients: played where a backward pass that looks the same was recorded."""
+        key, given, record, backwards = None, [], False, ctx.call.backwards
+        if backwards is not None and not configs.forced():
             with contextlib.suppress(tape.Odd):
                 key = (ctx.needs_input_grad, *[tape.look(g, given) for g in grads])
-                played, record = ctx.backwards.get(key)
+                played, record = backwards.get(key)
                 if played is not None:
                     found = iter(played.tape.play([*given, *kept]))
                     return tuple(next(found) if there else None for there in played.form)
@@ -263,7 +272,7 @@ class _Differentiable(torch.autograd.Function):
         if recorder:
             there = tuple(g is not None for g in found)
             made = recorder.finish([g for g in found if g is not None])
-            ctx.backwards.keep(key, None if made is None else _Played(made, False, sum(there), form=there))
+            backwards.keep(key, None if made is None else _Played(made, False, sum(there), form=there))
         return found
 
     @staticmethod

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 _current = threading.local()
-_ENTRIES = 4096  # as many looks as are remembered; then all are forgotten
+ENTRIES = 4096  # as many looks as are remembered; then all are forgotten
 
 
 _aten = torch.ops.aten
@@ -363,7 +363,7 @@ class Memory:
         """What was kept under a key, or whether it is to be recorded now: (found, record)."""
         found = self._found.get(key)
         if found is None:
-            if len(self._found) >= _ENTRIES:
+            if len(self._found) >= ENTRIES:
                 self._found.clear()
             self._found[key] = _SEEN
             return None, False

@@ -99,7 +99,7 @@ def problems() -> list[Problem]:
     for c, k, size, kernel, stride in CONVOLUTIONS:
         m = 32 * cdiv(size, stride) ** 2
         bounds = {"m": _around(m), "n": _around(k), "c": _around(c), "taps": [kernel**2] * 2}
-        found.append(Problem("correlate_by_tiles", bounds, _conv(c, k, size, kernel, stride)))
+        found.append(Problem("correlate_by_tiles", bounds | {"stride": [stride] * 2}, _conv(c, k, size, kernel, stride)))
         found.append(Problem("correlate", bounds | {"bytes": [2, 2]}, _conv(c, k, size, kernel, stride)))
         bounds = {"n": _around(k), "c": _around(c), "p": _around(m), "taps": [kernel**2] * 2}
         found.append(Problem("weight_gradient_by_tiles", bounds, _conv_weights(c, k, size, kernel, stride)))
@@ -129,8 +129,9 @@ def _tiles(**choices):
 
 
 CANDIDATES = {
-    "product_by_tiles": [{"use": 0}] + _tiles(BM=[64, 128, 256], BN=[64], BK=[64], GROUP=[8], HALVES=[0], num_warps=[4, 8],
-                                              num_stages=[3, 4, 5])
+    "product_by_tiles": [{"use": 0}] + _tiles(BM=[64, 128, 256], BN=[64], BK=[64], GROUP=[8], HALVES=[0], PROGRAMS=[1, 2],
+                                              num_warps=[4, 8], num_stages=[3, 4, 5])
+    + _tiles(BM=[64, 128], BN=[128], BK=[64], GROUP=[8], HALVES=[0], PROGRAMS=[2], num_warps=[4], num_stages=[3, 4])
     + _tiles(BM=[64, 128, 256], BN=[128, 256], BK=[64], GROUP=[8], HALVES=[0, 1], num_warps=[4, 8], num_stages=[3, 4, 5]),
     "product": _grid(BM=[16, 64], BN=[16, 32, 64, 128], BK=[64, 128, 256], GROUP=[8], MAX_SPLITS=[1, 16], num_warps=[4], num_stages=[3, 5]),
     "correlate_by_tiles": [{"use": 0}] + _tiles(BM=[64, 128, 256], BN=[64, 128, 256], BK=[64], GROUP=[8], PROGRAMS=[1, 2, 3],

@@ -140,7 +140,7 @@ def configs_of(x, w, size, axes, groups, outputs, bare):
             found.append(None)
             continue
         m, taps = x.shape[0] * high.cells * wide.cells, high.taps * wide.taps
-        config = configs.pick("correlate_by_tiles", where, m=m, n=outputs, c=x.shape[1], taps=taps)
+        config = configs.pick("correlate_by_tiles", where, m=m, n=outputs, c=x.shape[1], taps=taps, stride=apart[0])
         if not config.get("use", 1) or x.shape[1] % config["BK"] or (stored_apart == (2, 2) and outputs % config["BN"]):
             return None
         found.append(config)

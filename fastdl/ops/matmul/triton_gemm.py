@@ -120,7 +120,7 @@ def _by_tiles(a, b, y, z, rest, numbers, layout, options, config, where):
     stored = [bm, bn // 2 if config["HALVES"] else bn]
     a = TensorDescriptor.from_tensor(a.mT if by_columns else a, [bk, bm] if by_columns else [bm, bk])
     b_at = TensorDescriptor.from_tensor(b if by_rows else b.mT, [bk, bn] if by_rows else [bn, bk])
-    programs = min(where.multiprocessors, cdiv(numbers[0], bm) * cdiv(numbers[1], bn))
+    programs = min(where.multiprocessors * config.pop("PROGRAMS", 1), cdiv(numbers[0], bm) * cdiv(numbers[1], bn))
     c = TensorDescriptor.from_tensor(y, stored)
     launch(product_by_tiles, (programs,), y, a, b_at, c, c if z is None else TensorDescriptor.from_tensor(z, stored), *rest, *numbers,
            programs, A_BY_COLUMNS=by_columns, B_BY_ROWS=by_rows, **options, **config)
