@@ -26,7 +26,7 @@ from numba.extending import register_jitable
 
 from ...cpu._pool import parallel_for
 from ...cpu.blocking import HEIGHTS
-from ...cpu.jit import always_inline, inline, kernel
+from ...cpu.jit import always_inline, families, inline, kernel
 from ...cpu.microkernel import TILE_VECTORS, asked, outer_tile, store_tile
 from ...cpu.simd import (
     fma,
@@ -42,7 +42,7 @@ from ...cpu.simd import (
 )
 from .numba_planes import _strides
 from .numba_winograd_write import write_rows
-from .winograd import matrices, transform_2d
+from .winograd import TILES, matrices, transform_2d
 
 LONGEST = 48  # channels in one sum of a large tile, whose output transform magnifies errors: a sum's grow with its length
 K_BLOCK = 4  # panels of outputs in a block: M for them stays in L2
@@ -60,8 +60,9 @@ def _cell(p, i, j, last_i, last_j, row, column, high, wide, flip, step, count):
 _NAMES = {"load": load, "store": store, "cell": _cell, "splat": splat, "fma": fma}
 
 
-def _made(rows, columns, name, **parts):
-    source = transform_2d(rows, columns, name, **parts)
+def generated(left, right, name, load, store, arguments):
+    """``name(arguments)`` for compiled code: see winograd.transform_2d."""
+    source = transform_2d(left, right, name, load, store, arguments)
     found = {}
     exec(source, dict(_NAMES), found)  # straight-line code: Numba does not unroll
     return register_jitable(found[name])
@@ -93,7 +94,7 @@ LINE = 16  # floats of a cache line
 
 
 @inline
-def _apart(count):
+def odd_lines(count):
     """``count`` elements or somewhat more: an odd number of cache lines, so that points lie in different sets of the caches."""
     return ((count + LINE - 1) // LINE | 1) * LINE
 
@@ -101,7 +102,7 @@ def _apart(count):
 @register_jitable
 def points_apart(panels, channels, width):
     """From the weights of one point to the next."""
-    return _apart(panels * channels * width)
+    return odd_lines(panels * channels * width)
 
 
 _high, _middle, _low = (_products(rows) for rows in HEIGHTS)
@@ -127,7 +128,7 @@ def make(m, r, dims):
     longest = LONGEST if n > 6 else 1 << 30  # channels
     one = np.ones((1, 1))
     (ah_t, gh, bh_t), (aw_t, gw, bw_t) = matrices(m, r) if dims == 2 else (one, one, one), matrices(m, r)
-    weight_tile = _made(
+    weight_tile = generated(
         gh,
         gw,
         "weight_tile",
@@ -136,7 +137,7 @@ def make(m, r, dims):
         arguments="p, row, column, high, wide, flip, step, count, out, ps",
     )
     input_tile = inline(
-        _made(
+        generated(
             bh_t,
             bw_t,
             "input_tile",
@@ -146,7 +147,7 @@ def make(m, r, dims):
         )
     )
     output_tile = inline(
-        _made(
+        generated(
             ah_t,
             aw_t,
             "output_tile",
@@ -206,7 +207,7 @@ def make(m, r, dims):
         rows = at_low + low * HEIGHTS[2]
         across = stride_w * Cb  # channels of all phases of a row
         Cs = stride_h * across
-        VV, v_apart = offset(scratch, slot * scratch_size + LINE), _apart(rows * Cs)
+        VV, v_apart = offset(scratch, slot * scratch_size + LINE), odd_lines(rows * Cs)
         held = offset(scratch, slot * scratch_size)  # the block whose V this thread has made
         made = read(held, 0) == block
         write(held, 0, block)
@@ -226,7 +227,7 @@ def make(m, r, dims):
         for panel in range(first_panel, last_panel, unit):
             here = min(unit, last_panel - panel)
             Kb = here * width
-            m_apart = _apart(rows * Kb)
+            m_apart = odd_lines(rows * Kb)
             # outputs k0 and on: of one phase of y's rows, and of each phase of its columns in turn
             each = Kb // spread_w
             group = panel // unit
@@ -300,3 +301,11 @@ def make(m, r, dims):
     convolve.__qualname__ = f"convolve_{m}_{r}_{dims}"
     return (kernel("i i R1 L1 L1 i i i i i i W1", dtypes="f")(transform_weights),
             kernel("i W1 i i i i i i W1 i i i i i i i i i R1 i T W5 L1 i W1 i", dtypes="f")(convolve))
+
+
+@families.append
+def _all():
+    for dims, tiles in TILES.items():
+        for r in tiles:
+            for m in tiles[r]:
+                make(m, r, dims)
