@@ -69,7 +69,7 @@ def test_many_blocks(form, monkeypatch):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("images,channels,outputs", [(2, 17, 33), (1, 64, 40)])
+@pytest.mark.parametrize("images,channels,outputs", [(2, 17, 33), (1, 64, 40), (2, 33, 33)])
 def test_same_bits_for_any_number_of_threads(form, images, channels, outputs):
     rng = np.random.default_rng(0)
     x, dy, w, paddings, _ = case(rng, form, images, channels, outputs, 30, 31, 1)
@@ -188,3 +188,12 @@ def test_workspace_is_given_back():
     workspace._local.__dict__.clear()
     plan.weight_gradient((4, 3, 2), x, dy, w, paddings)
     assert workspace._local.f.nbytes < 6 << 20
+
+
+def test_blocks_do_not_depend_on_threads():
+    """For sums are cut where a block ends."""
+    for form in FORMS:
+        for C in range(1, 200, 7):
+            for N, size in ((2, 30), (1, 61)):
+                cuts = {plan._sizes(*form, N, C, 33, size, size, slots)[:2] for slots in (1, 2, 3, 5, 8)}
+                assert len(cuts) == 1, (form, C, N, size)

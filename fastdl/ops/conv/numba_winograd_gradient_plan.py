@@ -34,7 +34,7 @@ def _sizes(m, r, dims, N, C, K, OH, OW, slots):
         c_blocks = max(c_blocks, min(vectors, -(-2 * slots // panels)))
     c_block = -(-vectors // c_blocks) * lanes
     c_blocks = -(-C // c_block)
-    each = 4 * points * (c_blocks * c_block + panels * width)
+    each = 4 * points * (vectors * lanes + panels * width)  # bytes of a tile; no matter how many threads: blocks decide about bits
     most = max(1, (BOUND + 4 * C * K * cells) // each)
     runs = N * TH * parts
     blocks = min(runs, -(-N * TH * TW // most))
