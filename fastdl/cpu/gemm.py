@@ -264,7 +264,7 @@ def products(finish, is_simple, store_finished):
     ):
         """A block of c's rows against a range of panels. stream: whether these come from memory, one behind the other."""
         width = TILE_VECTORS * lanes(panels)
-        part, across = chunk % row_chunks, chunk // row_chunks
+        part, across = chunk // column_chunks, chunk % column_chunks
         tiles, count_panels = (m + MR - 1) // MR, (n + width - 1) // width
         first = part * tiles // row_chunks * MR
         count = min(m, (part + 1) * tiles // row_chunks * MR) - first
@@ -329,8 +329,9 @@ def products(finish, is_simple, store_finished):
             count = (columns + width - 1) // width
             # chunks enough for threads to end together; each copies its rows of a, which takes a few panels to pay
             column_chunks = 1
-            if pool != 0 and ready and row_chunks == 1:  # few rows: one chunk for each thread, whose panels stay in its L2
-                column_chunks = max(1, min(count, slots))
+            if pool != 0 and ready and row_chunks < 8 * slots:
+                # as many ranges of panels as threads, which go through them by turns: so most of a range stays in the L2 of one
+                column_chunks = max(1, min(count if row_chunks == 1 else count // 4, slots))
             elif pool != 0 and row_chunks < 8 * slots:
                 column_chunks = max(1, min(count // 4, (8 * slots + row_chunks - 1) // row_chunks))
             # panels that are ready wait for nobody; more chunks of rows would read all of them again, these while they are in cache
