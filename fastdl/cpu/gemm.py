@@ -64,9 +64,9 @@ _LAST = tiles_of_heights((MR, MIDDLE, LOW), 3 * MR)  # for up to so many rows: a
 # Of few rows, which pass a panel as it flows from memory: all of it is asked for, so many elements before it is read. On two cores of
 # Zen 5, 8 x 1024 to 12544 (51 MB): 0.60 ms, 0.89 with 512, 1.20 with what a tile of many asks for.
 STREAM_AHEAD = 4096
-_all_lines = UNROLL * TILE_VECTORS // LINE_VECTORS
+ALL_LINES = UNROLL * TILE_VECTORS // LINE_VECTORS
 _stream, _stream_middle, _stream_low, _stream_lowest = (
-    outer_tile(rows, TILE_VECTORS, ahead=_all_lines) for rows in (MR, MIDDLE, LOW, LOWEST))
+    outer_tile(rows, TILE_VECTORS, ahead=ALL_LINES) for rows in (MR, MIDDLE, LOW, LOWEST))
 
 
 @inline

@@ -26,6 +26,7 @@ from numba.extending import register_jitable
 
 from ...cpu._pool import parallel_for
 from ...cpu.blocking import HEIGHTS
+from ...cpu.gemm import ALL_LINES, STREAM_AHEAD
 from ...cpu.jit import always_inline, families, inline, kernel
 from ...cpu.microkernel import TILE_VECTORS, asked, outer_tile, store_tile
 from ...cpu.simd import (
@@ -68,12 +69,12 @@ def generated(left, right, name, load, store, arguments):
     return register_jitable(found[name])
 
 
-def _products(rows):
+def _products(rows, lines=1):
     """``run(count, k, a, a_row, b, following, depth, c, c_row, add, done)``: ``count`` times ``rows`` rows of a times a panel.
 
-    add: to what c holds. done: parts of the next panel that were asked for. Sums are cut where ``depth`` says.
+    add: to what c holds. done: parts of the next panel that were asked for, ``lines`` of them at a time. Sums are cut where ``depth`` says.
     """
-    tile, put = outer_tile(rows, TILE_VECTORS, ahead=1), store_tile(rows, TILE_VECTORS)
+    tile, put = outer_tile(rows, TILE_VECTORS, ahead=lines), store_tile(rows, TILE_VECTORS)
 
     @always_inline
     def run(count, k, a, a_row, b, following, depth, c, c_row, add, done):
@@ -106,6 +107,7 @@ def points_apart(panels, channels, width):
 
 
 _high, _middle, _low = (_products(rows) for rows in HEIGHTS)
+_stream = _products(HEIGHTS[0], ALL_LINES)
 
 
 @inline
@@ -255,7 +257,10 @@ def make(m, r, dims):
                     following = offset(weights, C * width)  # the next panel
                     if q + 1 == here:
                         following = offset(U, (p + 1) * apart + panel * C * width)
-                    _high(high, end, source, Cs, weights, following, depth, target, Kb, False, 0)
+                    if high == 1 and middle + low <= 1:  # what passes so few rows flows from memory
+                        _stream(1, end, source, Cs, weights, offset(weights, STREAM_AHEAD), depth, target, Kb, False, 0)
+                    else:
+                        _high(high, end, source, Cs, weights, following, depth, target, Kb, False, 0)
                     source_m, target_m = offset(source, at_middle * Cs), offset(target, at_middle * Kb)
                     _middle(middle, end, source_m, Cs, weights, following, depth, target_m, Kb, False, high)
                     source_l, target_l = offset(source, at_low * Cs), offset(target, at_low * Kb)
