@@ -23,6 +23,8 @@ OTHER = {"FASTDL_VECTOR_BITS": "512"} if vector_bits() < 512 else HASWELL
     (["test_pool_large.py"], "f4"),
     (["test_elementwise_kernels.py", "test_norm_kernels.py"], "f4 and not strided"),
     (["test_conv_depthwise.py"], "f4 or window"),
+    (["test_winograd.py"], "every_size or same_bits"),
+    (["test_winograd_gradient.py"], "not forced"),
 ])
 def test_the_other_width(files, chosen):
     options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", chosen]

@@ -64,9 +64,9 @@ _LAST = tiles_of_heights((MR, MIDDLE, LOW), 3 * MR)  # for up to so many rows: a
 # Of few rows, which pass a panel as it flows from memory: all of it is asked for, so many elements before it is read. On two cores of
 # Zen 5, 8 x 1024 to 12544 (51 MB): 0.60 ms, 0.89 with 512, 1.20 with what a tile of many asks for.
 STREAM_AHEAD = 4096
-_all_lines = UNROLL * TILE_VECTORS // LINE_VECTORS
+ALL_LINES = UNROLL * TILE_VECTORS // LINE_VECTORS
 _stream, _stream_middle, _stream_low, _stream_lowest = (
-    outer_tile(rows, TILE_VECTORS, ahead=_all_lines) for rows in (MR, MIDDLE, LOW, LOWEST))
+    outer_tile(rows, TILE_VECTORS, ahead=ALL_LINES) for rows in (MR, MIDDLE, LOW, LOWEST))
 
 
 @inline
@@ -264,7 +264,7 @@ def products(finish, is_simple, store_finished):
     ):
         """A block of c's rows against a range of panels. stream: whether these come from memory, one behind the other."""
         width = TILE_VECTORS * lanes(panels)
-        part, across = chunk % row_chunks, chunk // row_chunks
+        part, across = chunk // column_chunks, chunk % column_chunks
         tiles, count_panels = (m + MR - 1) // MR, (n + width - 1) // width
         first = part * tiles // row_chunks * MR
         count = min(m, (part + 1) * tiles // row_chunks * MR) - first
@@ -329,8 +329,9 @@ def products(finish, is_simple, store_finished):
             count = (columns + width - 1) // width
             # chunks enough for threads to end together; each copies its rows of a, which takes a few panels to pay
             column_chunks = 1
-            if pool != 0 and ready and row_chunks == 1:  # few rows: one chunk for each thread, whose panels stay in its L2
-                column_chunks = max(1, min(count, slots))
+            if pool != 0 and ready and row_chunks < 8 * slots:
+                # as many ranges of panels as threads, which go through them by turns: so most of a range stays in the L2 of one
+                column_chunks = max(1, min(count if row_chunks == 1 else count // 4, slots))
             elif pool != 0 and row_chunks < 8 * slots:
                 column_chunks = max(1, min(count // 4, (8 * slots + row_chunks - 1) // row_chunks))
             # panels that are ready wait for nobody; more chunks of rows would read all of them again, these while they are in cache

@@ -79,6 +79,7 @@ def always_inline(function):
 
 # ------------------------------------------------------------------------------------------------ entry points
 kernels: list[Kernel] = []
+families: list = []  # functions that make the kernels that are otherwise made when they are first asked for
 
 
 class Kernel(dict):
@@ -340,6 +341,8 @@ def warmup(report=None) -> int:
         _backends["numba"].kernels(room)
     import fastdl.optim.numba_backend  # noqa: F401 - the steps of optimisers, which are no operators
 
+    for make_all in families:
+        make_all()
     work = [(k, char) for k in kernels for char in k.dtypes]
     with _compiling:
         _quiet = True

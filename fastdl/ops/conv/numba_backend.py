@@ -34,6 +34,7 @@ from .numba_planes_plan import small_groups as are_small_groups
 from .numba_pointwise import planned as pointwise
 from .numba_pointwise import planned_product as product
 from .numba_pointwise import planned_transposed_product as transposed_product
+from .numba_winograd_gradient_plan import weight_gradient as winograd_weight_gradient
 from .numba_winograd_plan import planned as winograd
 
 POINTWISE_WORK = 1 << 17  # multiply-adds of an image, from which a product for each costs no more than one pass over all
@@ -263,6 +264,8 @@ def _transposed_gradient(dz, w, params, shape, last, team):
 
 
 def _weight_gradient(x, dz, w, params):
+    if x.size and dz.size and (form := choice.winograd_gradient(w.shape, params, x.dtype, dz.shape[3:])) is not None:
+        return winograd_weight_gradient(form, x, dz, w, (params.padding[1][0], params.padding[2][0]))
     if _is_flat(x, w, params) and dz.size and params.algorithm != "planes":
         return pixels_weight_gradient(forward_plan(x.shape[1], w.shape, params, dz.shape[3:]), x, dz, w)
     if params.algorithm not in ("groups", "planes") and (dw := depthwise_weight_gradient(x, dz, w, params)) is not None:

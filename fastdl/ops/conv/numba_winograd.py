@@ -26,7 +26,8 @@ from numba.extending import register_jitable
 
 from ...cpu._pool import parallel_for
 from ...cpu.blocking import HEIGHTS
-from ...cpu.jit import always_inline, inline, kernel
+from ...cpu.gemm import ALL_LINES, STREAM_AHEAD
+from ...cpu.jit import always_inline, families, inline, kernel
 from ...cpu.microkernel import TILE_VECTORS, asked, outer_tile, store_tile
 from ...cpu.simd import (
     fma,
@@ -42,7 +43,7 @@ from ...cpu.simd import (
 )
 from .numba_planes import _strides
 from .numba_winograd_write import write_rows
-from .winograd import matrices, transform_2d
+from .winograd import TILES, matrices, transform_2d
 
 LONGEST = 48  # channels in one sum of a large tile, whose output transform magnifies errors: a sum's grow with its length
 K_BLOCK = 4  # panels of outputs in a block: M for them stays in L2
@@ -60,19 +61,20 @@ def _cell(p, i, j, last_i, last_j, row, column, high, wide, flip, step, count):
 _NAMES = {"load": load, "store": store, "cell": _cell, "splat": splat, "fma": fma}
 
 
-def _made(rows, columns, name, **parts):
-    source = transform_2d(rows, columns, name, **parts)
+def generated(left, right, name, load, store, arguments):
+    """``name(arguments)`` for compiled code: see winograd.transform_2d."""
+    source = transform_2d(left, right, name, load, store, arguments)
     found = {}
     exec(source, dict(_NAMES), found)  # straight-line code: Numba does not unroll
     return register_jitable(found[name])
 
 
-def _products(rows):
+def _products(rows, lines=1):
     """``run(count, k, a, a_row, b, following, depth, c, c_row, add, done)``: ``count`` times ``rows`` rows of a times a panel.
 
-    add: to what c holds. done: parts of the next panel that were asked for. Sums are cut where ``depth`` says.
+    add: to what c holds. done: parts of the next panel that were asked for, ``lines`` of them at a time. Sums are cut where ``depth`` says.
     """
-    tile, put = outer_tile(rows, TILE_VECTORS, ahead=1), store_tile(rows, TILE_VECTORS)
+    tile, put = outer_tile(rows, TILE_VECTORS, ahead=lines), store_tile(rows, TILE_VECTORS)
 
     @always_inline
     def run(count, k, a, a_row, b, following, depth, c, c_row, add, done):
@@ -93,7 +95,7 @@ LINE = 16  # floats of a cache line
 
 
 @inline
-def _apart(count):
+def odd_lines(count):
     """``count`` elements or somewhat more: an odd number of cache lines, so that points lie in different sets of the caches."""
     return ((count + LINE - 1) // LINE | 1) * LINE
 
@@ -101,10 +103,11 @@ def _apart(count):
 @register_jitable
 def points_apart(panels, channels, width):
     """From the weights of one point to the next."""
-    return _apart(panels * channels * width)
+    return odd_lines(panels * channels * width)
 
 
 _high, _middle, _low = (_products(rows) for rows in HEIGHTS)
+_stream = _products(HEIGHTS[0], ALL_LINES)
 
 
 @inline
@@ -127,7 +130,7 @@ def make(m, r, dims):
     longest = LONGEST if n > 6 else 1 << 30  # channels
     one = np.ones((1, 1))
     (ah_t, gh, bh_t), (aw_t, gw, bw_t) = matrices(m, r) if dims == 2 else (one, one, one), matrices(m, r)
-    weight_tile = _made(
+    weight_tile = generated(
         gh,
         gw,
         "weight_tile",
@@ -136,7 +139,7 @@ def make(m, r, dims):
         arguments="p, row, column, high, wide, flip, step, count, out, ps",
     )
     input_tile = inline(
-        _made(
+        generated(
             bh_t,
             bw_t,
             "input_tile",
@@ -146,7 +149,7 @@ def make(m, r, dims):
         )
     )
     output_tile = inline(
-        _made(
+        generated(
             ah_t,
             aw_t,
             "output_tile",
@@ -206,7 +209,7 @@ def make(m, r, dims):
         rows = at_low + low * HEIGHTS[2]
         across = stride_w * Cb  # channels of all phases of a row
         Cs = stride_h * across
-        VV, v_apart = offset(scratch, slot * scratch_size + LINE), _apart(rows * Cs)
+        VV, v_apart = offset(scratch, slot * scratch_size + LINE), odd_lines(rows * Cs)
         held = offset(scratch, slot * scratch_size)  # the block whose V this thread has made
         made = read(held, 0) == block
         write(held, 0, block)
@@ -226,7 +229,7 @@ def make(m, r, dims):
         for panel in range(first_panel, last_panel, unit):
             here = min(unit, last_panel - panel)
             Kb = here * width
-            m_apart = _apart(rows * Kb)
+            m_apart = odd_lines(rows * Kb)
             # outputs k0 and on: of one phase of y's rows, and of each phase of its columns in turn
             each = Kb // spread_w
             group = panel // unit
@@ -254,7 +257,10 @@ def make(m, r, dims):
                     following = offset(weights, C * width)  # the next panel
                     if q + 1 == here:
                         following = offset(U, (p + 1) * apart + panel * C * width)
-                    _high(high, end, source, Cs, weights, following, depth, target, Kb, False, 0)
+                    if high == 1 and middle + low <= 1:  # what passes so few rows flows from memory
+                        _stream(1, end, source, Cs, weights, offset(weights, STREAM_AHEAD), depth, target, Kb, False, 0)
+                    else:
+                        _high(high, end, source, Cs, weights, following, depth, target, Kb, False, 0)
                     source_m, target_m = offset(source, at_middle * Cs), offset(target, at_middle * Kb)
                     _middle(middle, end, source_m, Cs, weights, following, depth, target_m, Kb, False, high)
                     source_l, target_l = offset(source, at_low * Cs), offset(target, at_low * Kb)
@@ -300,3 +306,11 @@ def make(m, r, dims):
     convolve.__qualname__ = f"convolve_{m}_{r}_{dims}"
     return (kernel("i i R1 L1 L1 i i i i i i W1", dtypes="f")(transform_weights),
             kernel("i W1 i i i i i i W1 i i i i i i i i i R1 i T W5 L1 i W1 i", dtypes="f")(convolve))
+
+
+@families.append
+def _all():
+    for dims, tiles in TILES.items():
+        for r in tiles:
+            for m in tiles[r]:
+                make(m, r, dims)

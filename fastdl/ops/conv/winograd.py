@@ -7,7 +7,8 @@ matrices: {0, +-1, +-2} and the like are usual, mixed with their reciprocals (Ba
 the accuracy of Winograd convolution", ACM TOMS 46 (2020)). With {0, +-sqrt(2), +-1/sqrt(2)} F(4, 3) is four times as
 accurate as with {0, +-1, +-2}, and its matrices stay small: no set that tests/test_winograd.py compares is much better.
 Measured there, for filters over 256 channels of unit variance in float32, the largest error over the largest output is at
-most 1e-6 for F(2, 3), 5e-6 for F(5, 2), F(4, 3) and F(2, 5), and 3e-5 for F(6, 3) and F(4, 5): it is n that decides.
+most 1e-6 for F(2, 3), 5e-6 for F(5, 2), F(4, 3) and F(2, 5), and 3e-5 for F(6, 3) and F(4, 5): it is n that decides. So it does for
+the gradient of a weight, a sum over tiles instead of channels.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ POINTS = {  # by n
 }
 # the m that there are kernels for, by dimensions and r
 TILES = {1: {2: (5,), 3: (4,), 5: (4,)}, 2: {2: (2, 3, 5), 3: (2, 4, 5, 6), 5: (2, 4)}}
+# and of the gradient of a kernel of r cells: F(r, m), whose outputs are the cells
+GRADIENT_TILES = {1: {3: (4,), 5: (4,)}, 2: {3: (4, 5), 5: (4,)}}
 
 
 @functools.cache
