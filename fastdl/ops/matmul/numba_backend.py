@@ -135,20 +135,19 @@ def linear_bound(arrays, params):
         return None
     (m, k), n, dtype, char = a.shape, w.shape[0], a.dtype, a.dtype.char
     what = code + (0 if bias is None else BY_COLUMN)
-    bias = NOTHING[char] if bias is None else bias
-    run, empty, shape, shared, b = gemm[char], np.empty, (m, n), m * n * k > MULTIPLY_ADDS, w.T
+    run, empty, shape, shared, nothing = gemm[char], np.empty, (m, n), m * n * k > MULTIPLY_ADDS, NOTHING[char]
     ready = is_packed(w) and m > 1
     if ready:
         panels, way = keeper(w, "gemm", lambda: _panels(w, parallel.team()[0] if shared else 0)), READY
     else:
-        way = _way(m, n, k, a, b)
+        way = _way(m, n, k, a, w.T)
 
-    def product(a):
+    def product(a, w, bias):
         pool, slots = parallel.team() if shared else (0, 1)
         elements = 0 if way == DOTS else _scratch_elements(way, m, n, k, slots, char)
         c = empty(shape, dtype)
-        scratch = workspace(elements, dtype) if elements else NOTHING[char]
-        run(pool, slots, way, a, panels() if ready else b, c, scratch, bias, what, slope)
+        scratch = workspace(elements, dtype) if elements else nothing
+        run(pool, slots, way, a, panels() if ready else w.T, c, scratch, nothing if bias is None else bias, what, slope)
         return c
 
     return product
