@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .packing import is_packed
 
 _ndarray = np.ndarray
 _F4, _F8 = np.dtype("f4"), np.dtype("f8")  # numpy keeps one object for each
@@ -15,7 +16,7 @@ _PLAIN = frozenset((int, str, type(None), bool))
 
 
 def form_of(args, kwargs):
-    """What a call looks like, to know another like it; None where an argument is neither an array of floats nor plain.
+    """What a call looks like, to know another like it; None where an argument is neither an array of floats, not packed, nor plain.
 
     Plain are what ``check.remembered`` says, floats, and numpy's lack of an array, None.
     """
@@ -24,7 +25,7 @@ def form_of(args, kwargs):
         kind = type(value)
         if kind is _ndarray:
             dtype = value.dtype
-            if dtype is not _F4 and dtype is not _F8:
+            if (dtype is not _F4 and dtype is not _F8) or (value.base is not None and is_packed(value)):
                 return None
             form += value.shape, value.strides, dtype
         elif kind in _PLAIN:
@@ -36,7 +37,7 @@ def form_of(args, kwargs):
         form.append(name)
         if kind is _ndarray:
             dtype = value.dtype
-            if dtype is not _F4 and dtype is not _F8:
+            if (dtype is not _F4 and dtype is not _F8) or (value.base is not None and is_packed(value)):
                 return None
             form += value.shape, value.strides, dtype
         elif kind in _PLAIN:
@@ -100,6 +101,12 @@ class _Form(NamedTuple):
     @classmethod
     def of(cls, array):
         return cls(array.shape, array.dtype)
+
+
+def is_of_form(grad, form):
+    """Whether an array is a gradient as kernels take it; what is not, ``_check_gradient`` looks at."""
+    return (type(form) is _Form and grad.dtype is form.dtype and grad.shape == form.shape and (form.dtype is _F4 or form.dtype is _F8)
+            and grad.flags.aligned)
 
 
 def _check_gradient(name, grad, like, kernel_form):

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,6 +40,7 @@ from .arguments import (
     _torch_of,
     even,
     form_of,
+    is_of_form,
 )
 from .backends import (
     Backend,
@@ -125,8 +125,9 @@ class Operator:
                     if serve is not None and (y := serve(*args)) is not None:
                         return y
                 if self.by_form and (form := form_of(args, kwargs)) is not None:
-                    if serve := self._forms.get(form):
-                        return serve(args, kwargs)
+                    if known := self._forms.get(form):
+                        y = known.run(*(args if known.take is None else known.take(args, kwargs)))
+                        return y if known.shapes is None else _reshape(y, known.shapes)
         elif torch := _torch_of(args, kwargs):
             return torch.call(self, args, kwargs)
         arrays, params, shapes = self.prepare(*args, **kwargs) if kwargs else self.prepare(*args)
@@ -139,7 +140,7 @@ class Operator:
         return y if shapes is None else _reshape(y, shapes)
 
     def _remember(self, form, args, kwargs, arrays, params, shapes):
-        """Take down a call that was served; of one that came twice, what serves it from now on."""
+        """Take down a call that was served; of one that came twice, all that the next ones need."""
         if self.by_form is not True and not self.by_form(params):
             return
         forms = self._forms
@@ -149,14 +150,14 @@ class Operator:
                 forms.clear()
             forms[form] = _SEEN
         elif known is _SEEN:
-            forms[form] = self._server(args, kwargs, arrays, params, shapes) or _NEVER
+            forms[form] = self._known(args, kwargs, arrays, params, shapes) or _NEVER
 
-    def _server(self, args, kwargs, arrays, params, shapes):
-        """A function of (args, kwargs) for calls of this call's form; None where its arrays are more than views of the arguments."""
+    def _known(self, args, kwargs, arrays, params, shapes):
+        """What serves calls of this one's form; None where its arrays are more than views of the arguments."""
         given = self._given(args, kwargs)
-        views = [None if a is g else a.shape for a, g in zip(arrays, given, strict=True)] if len(arrays) == len(given) else None
-        if views is None or not all(_is_view(a, g) for a, g in zip(arrays, given, strict=True)):
+        if len(arrays) != len(given) or not all(_is_view(a, g) for a, g in zip(arrays, given, strict=True)):
             return None
+        views = [None if a is g else a.shape for a, g in zip(arrays, given, strict=True)]
         implementation = self.implementation(arrays, params)
         run = None if implementation.bound is None else implementation.bound(arrays, params)
         if run is None:
@@ -164,8 +165,8 @@ class Operator:
 
             def run(*arrays):
                 return forward(arrays, params, False)[0]
-        serve = _taking([at if at < len(args) else name for at, name in self._positions], len(args), views, run)
-        return serve if shapes is None else lambda args, kwargs: _reshape(serve(args, kwargs), shapes)
+        places = [at if at < len(args) else name for at, name in self._positions]
+        return _Known(_taking(places, len(args), views), run, params, shapes, implementation, _float_flags(arrays), _shapes(given))
 
     def bind(self, x, *args, **kwargs):
         """``run(x)``: this call again, for any array of x's shape, strides and dtype; the other arguments stay.
@@ -191,47 +192,61 @@ class Operator:
 
     def vjp(self, *args, **kwargs):
         """``(y, pullback)``; see :func:`fastdl.vjp`."""
-        torch = _torch_of(args, kwargs)
+        torch = None if args and type(args[0]) is ndarray else _torch_of(args, kwargs)
         y, flat_pullback = torch.flat_vjp(self, args, kwargs) if torch else self.flat_vjp(*args, **kwargs)
-        given = [args[i] if i < len(args) else kwargs.get(name) for i, name in self._positions]
+        given = self._given(args, kwargs)
         returned = [i < len(args) for i, _ in self._positions]
+        count, nested = sum(returned), any([type(arg) in (tuple, list) for arg in given])
 
         def pullback(grad, needs=None):
-            flat_needs = None
             if needs is not None:
-                if len(needs) != sum(returned):
-                    raise ValueError(f"{self.name}: needs has {len(needs)} entries, the pullback has {sum(returned)} gradients")
-                wanted = iter(needs)
-                flat_needs = tuple(n for arg, r in zip(given, returned, strict=True) for n in _spread(arg, next(wanted) if r else False))
-            grads = iter(flat_pullback(grad, flat_needs))
-            nested = [type(arg)(next(grads) for _ in arg) if isinstance(arg, (tuple, list)) else next(grads) for arg in given]
-            return tuple(g for g, r in zip(nested, returned, strict=True) if r)
+                if len(needs) != count:
+                    raise ValueError(f"{self.name}: needs has {len(needs)} entries, the pullback has {count} gradients")
+                if nested or count < len(given):
+                    wanted = iter(needs)
+                    needs = [n for arg, r in zip(given, returned, strict=True) for n in _spread(arg, next(wanted) if r else False)]
+            grads = flat_pullback(grad, needs)
+            if nested:
+                flat = iter(grads)
+                grads = [type(arg)(next(flat) for _ in arg) if isinstance(arg, (tuple, list)) else next(flat) for arg in given]
+            elif count == len(given):
+                return grads
+            return tuple([g for g, r in zip(grads, returned, strict=True) if r])
 
         return y, pullback
 
     def flat_vjp(self, *args, **kwargs):
         """``(y, pullback)`` where the pullback answers one gradient for each of the flattened tensor arguments."""
-        arrays, params, shapes = self.prepare(*args, **kwargs)
-        implementation = self.implementation(arrays, params)
+        form = known = None
+        if self.by_form and self._generation == backends._generation and (form := form_of(args, kwargs)) is not None:
+            known = self._forms.get(form)
+        if known:
+            arrays = args if known.take is None else known.take(args, kwargs)
+            _, _, params, shapes, implementation, floats, shape_of = known
+        else:
+            arrays, params, shapes = self.prepare(*args, **kwargs)
+            implementation, floats, shape_of = self.implementation(arrays, params), _float_flags(arrays), None
+            if form is not None:
+                self._remember(form, args, kwargs, arrays, params, shapes)
         if implementation.backward is None:
             raise ValueError(f"{self.name}: the {implementation.backend} backend has no gradient for it")
         y, saved = implementation.forward(arrays, params, True)
-        kernel_form = tuple(map(_Form.of, y)) if isinstance(y, tuple) else _Form.of(y)
+        kernel_form = of_y = tuple(map(_Form.of, y)) if type(y) is tuple else _Form(y.shape, y.dtype)
         if shapes is not None:
             y = _reshape(y, shapes)
-        form = tuple(map(_Form.of, y)) if isinstance(y, tuple) else _Form.of(y)
-        shape_of = [None if a is None else a.shape for a in _flatten(self._given(args, kwargs))]
+            of_y = tuple(map(_Form.of, y)) if type(y) is tuple else _Form(y.shape, y.dtype)
+        if shape_of is None:
+            shape_of = _shapes(_flatten(self._given(args, kwargs)))
 
         def pullback(grad, needs=None):
-            grad = _check_gradient(self.name, grad, form, kernel_form)
-            if needs is None:
-                needs = (True,) * len(arrays)
-            needs = tuple(bool(n) and a is not None and a.dtype.kind == "f" for n, a in zip(needs, arrays, strict=True))
+            if type(grad) is not ndarray or of_y is not kernel_form or not is_of_form(grad, of_y):
+                grad = _check_gradient(self.name, grad, of_y, kernel_form)
+            needs = floats if needs is None else tuple([bool(n) and f for n, f in zip(needs, floats, strict=True)])
             grads = implementation.backward(grad, arrays, saved, params, needs)
-            return tuple(
+            return tuple([
                 None if g is None or not n else g if s is None or g.shape == s else g.reshape(s)
                 for g, n, s in zip(grads, needs, shape_of, strict=True)
-            )
+            ])
 
         pullback.saved = saved  # what it keeps alive, for the torch face
         return y, pullback
@@ -303,22 +318,36 @@ def _is_view(array, given):
     return array is given or _same_memory(given.reshape(array.shape), array)
 
 
-def _taking(places, count, views, run):
-    """``serve(args, kwargs)``: run of the arrays at some places among the arguments, by number or name, seen in other shapes if any."""
-    if not any(views):
-        if places == [0]:
-            return (lambda args, kwargs: run(*args)) if count == 1 else lambda args, kwargs: run(args[0])
-        if places == list(range(len(places))):
-            return (lambda args, kwargs: run(*args)) if count == len(places) else lambda args, kwargs: run(*args[: len(places)])
-        if all(type(place) is int for place in places):
-            pick = itemgetter(*places)
-            return lambda args, kwargs: run(*pick(args))
+class _Known(NamedTuple):
+    """What is known of calls of one form."""
 
-    def serve(args, kwargs):
+    take: Any  # (args, kwargs) -> the arrays; None where these are args
+    run: Any  # of the arrays: the answer, in the kernel's shape
+    params: Any
+    shapes: Any
+    implementation: Implementation
+    floats: tuple  # of each array, whether it may have a gradient
+    given: tuple  # the shape of each array argument
+
+
+def _taking(places, count, views):
+    """The arrays at some places among the arguments, by number or name, seen in other shapes if any. count: of positional arguments."""
+    if not any(views) and places == list(range(len(places))):
+        return None if count == len(places) else lambda args, kwargs: args[: len(places)]
+
+    def take(args, kwargs):
         arrays = [args[place] if type(place) is int else kwargs.get(place) for place in places]
-        return run(*[a if view is None else a.reshape(view) for a, view in zip(arrays, views, strict=True)])
+        return tuple([a if view is None else a.reshape(view) for a, view in zip(arrays, views, strict=True)])
 
-    return serve
+    return take
+
+
+def _float_flags(arrays):
+    return tuple([a is not None and a.dtype.kind == "f" for a in arrays])
+
+
+def _shapes(given):
+    return tuple([None if a is None else a.shape for a in given])
 
 
 def operator(room: str, kernel: str, tensors: str, by_form=False):

@@ -8,7 +8,7 @@ from subprocesses import python
 
 import fastdl
 import fastdl.functional as F
-from fastdl import op
+from fastdl import backends, op
 
 X, W = np.ones((2, 3), "f4"), np.ones((4, 3), "f4")
 
@@ -119,7 +119,7 @@ def test_a_backend_module_whose_import_fails_is_not_taken_for_an_absent_one(monk
     def import_module(name):
         raise ModuleNotFoundError("No module named 'something_it_needs'", name="something_it_needs")
 
-    monkeypatch.setattr(op.importlib, "import_module", import_module)
+    monkeypatch.setattr(backends.importlib, "import_module", import_module)
     with pytest.raises(ModuleNotFoundError, match="something_it_needs"):
         op.Backend("x", "reference").kernels("matmul")
 

@@ -58,6 +58,10 @@ class Borrowed(types.Array):
         name = f"{self.how}({dtype}, {'flat' if flat else f'{ndim}d'}{', readonly' * readonly})"
         super().__init__(dtype, ndim, "A", readonly=readonly, aligned=False, name=name)
 
+    @property
+    def key(self):
+        return (*super().key, self.flat)
+
 
 class Offered(Borrowed):
     """One that may not be what its signature says, or no array at all: it is absent then."""

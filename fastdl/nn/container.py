@@ -50,22 +50,22 @@ class Sequential(Module):
         setattr(self, self._names[index], layer)
 
     def forward(self, x):
-        for layer, options in fused(self, pool=True) if is_tensor(x) else self._joined():
+        for layer, options in fused(self, pool=True) if is_tensor(x) else self._worked_out("_steps", joined):
             x = layer(x, **options)
         return x
 
-    def _joined(self):
-        """What runs as one, worked out once for all calls until an attribute of this module or of its layers is set."""
-        now, known = (changes(), is_enabled()), self.__dict__.get("_steps")
+    def _worked_out(self, name, how):
+        """how(self), what runs as one, worked out once for all calls until an attribute of this module or of its layers is set."""
+        now, known = (changes(), is_enabled()), self.__dict__.get(name)
         if known is None or known[0] != now:
             versions = is_enabled(), *[vars(module).get("_version") for module in (self, *self)]
-            steps = known[2] if known is not None and known[1] == versions else joined(self)
-            known = self.__dict__["_steps"] = now, versions, steps
+            steps = known[2] if known is not None and known[1] == versions else how(self)
+            known = self.__dict__[name] = now, versions, steps
         return known[2]
 
     def vjp(self, x):
         layers, pullbacks = [], []
-        for layer, options in fused(self, pool=not is_tensor(x)):
+        for layer, options in fused(self) if is_tensor(x) else self._worked_out("_training_steps", _trained):
             x, pullback = layer.vjp(x, **options)
             layers.append(layer)
             pullbacks.append(pullback)
@@ -82,3 +82,7 @@ class Sequential(Module):
             return dy if needs else None
 
         return x, pullback
+
+
+def _trained(layers):
+    return fused(layers, pool=True)

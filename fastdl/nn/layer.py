@@ -78,7 +78,7 @@ class OperatorLayer(Module):
         positional, options = self.arguments(x, *extra)
         if more:
             options = {**options, **more}
-        y, operator_pullback = self._operator(pool).vjp(x, *map(data_of, positional), **options)
+        y, operator_pullback = self._operator(pool).vjp(x, *[data_of(a) for a in positional], **options)
         tensors = [a for a in positional if a is None or isinstance(a, (Parameter, np.ndarray)) or is_tensor(a)]  # one gradient for each
 
         def pullback(dy, needs=True):
@@ -86,7 +86,8 @@ class OperatorLayer(Module):
             if not any(wanted):
                 return None
             dx, *gradients = operator_pullback(dy, needs=wanted)
-            accumulate(tensors, gradients, dx, dy)
+            if gradients:
+                accumulate(tensors, gradients, dx, dy)
             return dx
 
         return y, pullback

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from .. import check
+from .. import functional as F
 from ..ops.activation import check_activation
 from . import init
 from .layer import OperatorLayer
@@ -134,6 +135,9 @@ class Embedding(OperatorLayer):
 
     def arguments(self, x):
         return (self.weight,), {"padding_idx": self.padding_idx}
+
+    def forward(self, x):
+        return F.embedding(x, self.weight.packed)  # padding_idx speaks of gradients
 
     def extra_repr(self):
         padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"

@@ -19,7 +19,7 @@ import numpy as np
 from ..op import _is_torch as is_tensor
 from .parameter import Parameter, as_array, data_of
 
-_WORKED_OUT = ("_bound", "_steps", "_version")  # names of what modules keep beside their state
+_WORKED_OUT = ("_bound", "_steps", "_training_steps", "_version")  # names of what modules keep beside their state
 _changes = 0
 
 

@@ -108,7 +108,7 @@ def _class_call(op, x, target, weight, channels, params):
     shape = x.shape[:1] + x.shape[2:] if x.ndim > 1 else ()
     if t.shape != shape:
         raise ValueError(f"{op}: target has shape {t.shape}, input has {x.shape}; the rule for class indices is {shape}")
-    if not check.on_device(t) and t.size and (t.min() < 0 or t.max() >= channels):
+    if not check.on_device(t) and not check.all_below(t, channels):
         bad = ((t < 0) | (t >= channels)) & (t != params.ignore_index)
         if bad.any():
             raise ValueError(f"{op}: target contains {t[bad][0]}, input has {channels} classes; "

@@ -16,6 +16,7 @@ from ...cpu.workspace import NOTHING, workspace
 from ...packing import aligned, is_packed, keeper, prepared
 from ..activation import activate, needs_input
 from ..numba_activation import code_of, kernel_arguments
+from ..numba_sums import row_of_sums
 from ..pointwise.numba_backend import activation_gradient
 from .numba_gemm import (
     BY_COLUMN,
@@ -249,4 +250,4 @@ def linear_backward(grad, arrays, saved, params, needs):
     dz = activation_gradient(params.activation, grad, *saved)
     return (multiply(dz, w) if needs[0] else None,
             multiply(dz.T, x) if needs[1] else None,
-            dz.sum(axis=0) if needs[2] else None)
+            (row_of_sums(dz) if dz.size else dz.sum(axis=0)) if needs[2] else None)

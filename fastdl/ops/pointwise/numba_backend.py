@@ -68,7 +68,8 @@ class _AtOnce(dict):
 
 
 relu_at_once, leaky_relu_at_once = _AtOnce("relu", ELEMENTS), _AtOnce("leaky_relu", ELEMENTS, 0.01)
-elu_at_once, gelu_at_once, softplus_at_once = _AtOnce("elu", FUNCTIONS, 1.0), _AtOnce("gelu", FUNCTIONS), _AtOnce("softplus", FUNCTIONS, 1.0, 20.0)
+elu_at_once, gelu_at_once = _AtOnce("elu", FUNCTIONS, 1.0), _AtOnce("gelu", FUNCTIONS)
+softplus_at_once = _AtOnce("softplus", FUNCTIONS, 1.0, 20.0)
 sigmoid_at_once, tanh_at_once = _AtOnce("sigmoid", FUNCTIONS), _AtOnce("tanh", FUNCTIONS)
 
 
