@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -334,6 +335,9 @@ def _taking(places, count, views):
     """The arrays at some places among the arguments, by number or name, seen in other shapes if any. count: of positional arguments."""
     if not any(views) and places == list(range(len(places))):
         return None if count == len(places) else lambda args, kwargs: args[: len(places)]
+    if not any(views) and len(places) > 1 and all(type(place) is int for place in places):
+        pick = itemgetter(*places)
+        return lambda args, kwargs: pick(args)
 
     def take(args, kwargs):
         arrays = [args[place] if type(place) is int else kwargs.get(place) for place in places]

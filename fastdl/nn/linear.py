@@ -69,10 +69,10 @@ class Flatten(Reshape):
         self.end_dim = check.integer("Flatten", "end_dim", end_dim)
 
     def forward(self, x):
-        first, last = (dimension("Flatten", name, d, x.ndim) for name, d in (("start_dim", self.start_dim), ("end_dim", self.end_dim)))
+        shape = tuple(x.shape)
+        first, last = dimension("Flatten", "start_dim", self.start_dim, len(shape)), dimension("Flatten", "end_dim", self.end_dim, len(shape))
         if first > last:
             raise ValueError(f"Flatten: start_dim {self.start_dim} comes after end_dim {self.end_dim} in shape {x.shape}")
-        shape = tuple(x.shape)
         return x.reshape(shape[:first] + (math.prod(shape[first : last + 1]),) + shape[last + 1 :])
 
     def extra_repr(self):

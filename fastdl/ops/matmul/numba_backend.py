@@ -18,6 +18,7 @@ from ..activation import activate, needs_input
 from ..numba_activation import code_of, kernel_arguments
 from ..numba_sums import row_of_sums
 from ..pointwise.numba_backend import activation_gradient
+from . import numba_nonzeros
 from .numba_gemm import (
     BY_COLUMN,
     BY_ELEMENT,
@@ -99,7 +100,14 @@ def _scratch_elements(way, m, n, k, slots, char):
 
 def multiply_packed_weight(a, w, out=None, bias=None, what=0, slope=0.0):
     """activation(a @ w.T + bias); the panels of a packed weight are kept with it."""
-    if not is_packed(w) or a.shape[0] == 1:
+    if not is_packed(w):
+        return multiply(a, w.T, out, bias, what, slope)
+    if a.shape[0] == 1:
+        if numba_nonzeros.serves(w):
+            c = np.empty((1, w.shape[0]), a.dtype) if out is None else out
+            given = NOTHING[a.dtype.char] if bias is None else bias
+            if numba_nonzeros.row(a, w, lambda: prepared(w, "nonzeros", lambda: numba_nonzeros.panels_of(w)), c, given, what, slope):
+                return c
         return multiply(a, w.T, out, bias, what, slope)
     (m, k), n, char = a.shape, w.shape[0], a.dtype.char
     pool, slots = parallel.team() if m * n * k > MULTIPLY_ADDS else (0, 1)
@@ -142,8 +150,15 @@ def linear_bound(arrays, params):
         panels, way = keeper(w, "gemm", lambda: _panels(w, parallel.team()[0] if shared else 0)), READY
     else:
         way = _way(m, n, k, a, w.T)
+    rows = None
+    if m == 1 and is_packed(w) and numba_nonzeros.serves(w):
+        rows = keeper(w, "nonzeros", functools.partial(numba_nonzeros.panels_of, w))
 
     def product(a, w, bias):
+        if rows is not None:
+            c = empty(shape, dtype)
+            if numba_nonzeros.row(a, w, rows, c, nothing if bias is None else bias, what, slope):
+                return c
         pool, slots = parallel.team() if shared else (0, 1)
         elements = 0 if way == DOTS else _scratch_elements(way, m, n, k, slots, char)
         c = empty(shape, dtype)
