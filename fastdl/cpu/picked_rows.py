@@ -103,7 +103,8 @@ STREAM_AHEAD = 2
 def streamed_rows(vectors: int):
     """``add(half, scales, places, source)``: the sum over i < 2 * half of scales[i] times the row at source[places[i]].
 
-    A row is ``vectors`` vectors. The first half of the list and the second flow side by side. places has STREAM_AHEAD entries more, of rows that may be asked for.
+    A row is ``vectors`` vectors. The first half of the list and the second flow side by side. places has STREAM_AHEAD entries more, of
+    rows that may be asked for.
     """
 
     @intrinsic

@@ -50,12 +50,21 @@ class Identity(Module):
     def forward(self, x):
         return x
 
+    def run_for(self, x, options):
+        return None if options else lambda x: x
+
     def vjp(self, x):
         return x, lambda dy, needs=True: dy if needs else None
 
 
 class Reshape(Module):
     """The base of layers that answer the same values in another shape."""
+
+    def run_for(self, x, options):
+        if options or type(x) is not np.ndarray or type(self) not in (Flatten, Unflatten):
+            return None
+        shape = self.forward(x).shape
+        return lambda x: x.reshape(shape)
 
     def vjp(self, x):
         return self.forward(x), lambda dy, needs=True: (dy if is_tensor(dy) else np.asarray(dy)).reshape(x.shape) if needs else None
@@ -70,7 +79,8 @@ class Flatten(Reshape):
 
     def forward(self, x):
         shape = tuple(x.shape)
-        first, last = dimension("Flatten", "start_dim", self.start_dim, len(shape)), dimension("Flatten", "end_dim", self.end_dim, len(shape))
+        first = dimension("Flatten", "start_dim", self.start_dim, len(shape))
+        last = dimension("Flatten", "end_dim", self.end_dim, len(shape))
         if first > last:
             raise ValueError(f"Flatten: start_dim {self.start_dim} comes after end_dim {self.end_dim} in shape {x.shape}")
         return x.reshape(shape[:first] + (math.prod(shape[first : last + 1]),) + shape[last + 1 :])

@@ -1,8 +1,8 @@
 """One row times a large packed weight, past its zeros: what a ReLU left at 0 has no product, and its weights are not read.
 
-Such a product takes the time of reading the weight, 4 bytes for a multiply-add. Here the weight lies as panels of a few vectors of outputs,
-[panel][input][output], so that an input's weights are whole cache lines; the list of inputs other than 0 says which of them are read. What is
-left out would have added 0, if all weights are finite: whose are not has no such panels.
+Such a product takes the time of reading the weight, 4 bytes for a multiply-add. Here the weight lies as panels of a few vectors of
+outputs, [panel][input][output], so that an input's weights are whole cache lines; the list of inputs other than 0 says which of them are
+read. What is left out would have added 0, if all weights are finite: a weight that is not has no such panels.
 """
 
 from __future__ import annotations
