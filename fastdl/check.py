@@ -10,6 +10,7 @@ import numpy as np
 from .op import _is_torch, even
 
 _F4, _F8 = np.dtype("f4"), np.dtype("f8")  # attributes of np, looked up at every call, are slow
+_UNSIGNED = {size: np.dtype(f"u{size}") for size in (1, 2, 4, 8)}
 _ndarray = np.ndarray
 _PLAIN = frozenset((int, str, type(None), bool))
 
@@ -153,6 +154,16 @@ def number(op: str, name: str, value, minimum: float | None = None, maximum: flo
         high = "inf" if maximum is None else maximum
         raise ValueError(f"{op}: {name} is {got}; the rule is {low} to {high}")
     return got
+
+
+def all_below(index, n: int) -> bool:
+    """Whether every one of some integers is from 0 to n - 1; n: less than 2**63."""
+    if not index.size:
+        return True
+    kind = index.dtype
+    if kind.kind == "i":  # what is negative is large without its sign: one pass
+        index = index.view(_UNSIGNED[kind.itemsize])
+    return bool(np.maximum.reduce(index, axis=None) < n)
 
 
 def choice(op: str, name: str, value, allowed):

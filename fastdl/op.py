@@ -12,25 +12,58 @@ An operator is a public function (``F.conv2d``) made of three parts:
    ``saved`` is whatever the backward pass of the *same* backend wants (``None`` unless ``train``); ``grad`` has the form
    of ``y`` (a tuple, with ``None`` for what has no gradient, where ``y`` is a tuple); ``needs`` is a tuple of bools;
    an optional ``conv_supports(arrays, params)`` returns the reason why a call cannot be served, or None; an optional
-   ``conv_bound(arrays, params)`` returns a function of an array like ``arrays[0]`` that answers as ``conv`` would, or None
-   where there is none: what follows from the call's form is worked out before;
+   ``conv_bound(arrays, params)`` returns a new function of arrays like ``arrays`` that answers as ``conv`` would, or None
+   where there is none: what follows from the call's form is worked out before. It holds on to none of the arrays but packed ones;
 3. its **dispatch**, here: which backend serves a call.
 
-So a call takes three steps: ``F.conv2d`` -> the backend's ``conv`` -> the compiled kernel.
+So a call takes three steps: ``F.conv2d`` -> the backend's ``conv`` -> the compiled kernel. Where checks look at the arrays' forms
+alone (``by_form``), a call of a form that was seen before takes the last two.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
-import os
-import sys
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import backends
+from .arguments import (
+    _check_gradient,
+    _flatten,
+    _Form,
+    _is_torch,
+    _reshape,
+    _same_memory,
+    _spread,
+    _torch_of,
+    even,
+    form_of,
+    is_of_form,
+)
+from .backends import (
+    Backend,
+    _backends,
+    _default_order,
+    backend_report,
+    current_backend,
+    generation,
+    register_backend,
+    unregister_backend,
+    use_backend,
+)
+from .packing import is_packed
+
+__all__ = [
+    "Backend", "Call", "Implementation", "Operator", "_backends", "_default_order", "_flatten", "_is_torch", "_reshape", "backend_report",
+    "current_backend", "even", "generation", "operator", "operators", "register_backend", "unregister_backend", "use_backend",
+]
+
 ndarray = np.ndarray
+_MOST_FORMS = 256  # of calls that an operator remembers
+_SEEN, _NEVER = "", ()  # a form met once: what serves it is worked out when it comes again; one that nothing else serves
 
 
 class Call(NamedTuple):
@@ -49,113 +82,6 @@ class Implementation(NamedTuple):
     bound: Any = None
 
 
-# ------------------------------------------------------------------------------------------------ backends
-class Backend:
-    """A set of kernels: a name, the module of each room that holds them, and whether it can run here."""
-
-    def __init__(self, name, module="", requires=(), rooms=None, takes="numpy arrays"):
-        self.name = name
-        self.takes = takes
-        self.module = module  # the module's name within each room
-        self.requires = requires  # modules that must be importable
-        self.rooms = rooms  # {room: module-like object}, for a backend that lives elsewhere
-
-    @functools.cached_property
-    def missing(self) -> str | None:
-        """Why this backend cannot run here, or None."""
-        for name in self.requires:
-            try:
-                importlib.import_module(name)
-            except Exception as error:  # an import may fail in any way (a broken numba raises SystemError)
-                return f"importing {name} failed: {type(error).__name__}: {error}"
-        return None
-
-    def kernels(self, room):
-        """The module that holds a room's kernels, or None where this backend has none."""
-        if self.rooms is not None:
-            return self.rooms.get(room)
-        name = f"fastdl.ops.{room}.{self.module}"
-        try:
-            return importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name != name:
-                raise
-            return None
-
-
-_backends: dict[str, Backend] = {}
-_default_order: list[str] = []
-_chosen: str | None = None  # the backend asked for by name
-_generation = 0  # grows whenever the answer to "which kernel?" may change
-
-
-def register_backend(backend: Backend, *, by_default: bool = True) -> None:
-    """Add a backend; ``by_default`` puts it last in the order that a call tries."""
-    global _generation
-    _backends[backend.name] = backend
-    if by_default and backend.name not in _default_order:
-        _default_order.append(backend.name)
-    _generation += 1
-
-
-def unregister_backend(name: str) -> None:
-    global _generation
-    del _backends[name]
-    if name in _default_order:
-        _default_order.remove(name)
-    _generation += 1
-
-
-def backend_report() -> list[tuple[str, bool, str]]:
-    """(name, usable, why not) of every backend, in the order a call tries them."""
-    return [(name, (why := _backends[name].missing) is None, why or "") for name in _default_order]
-
-
-def check_backend(name: str, source: str = "use_backend: name") -> None:
-    if name not in _backends:
-        raise ValueError(f"{source} is {name!r}; the backends are {', '.join(sorted(_backends))}")
-    if why := _backends[name].missing:
-        raise ValueError(f"{source} is {name!r}, which cannot run here: {why}")
-
-
-class use_backend:  # noqa: N801 - reads as a function, works as a context manager too
-    """Serve every call by one backend: ``use_backend("reference")``, or ``with use_backend("reference"): ...``.
-
-    ``None`` goes back to the default order. The choice holds for all threads of the process. An operator that the
-    backend cannot serve raises a ValueError that says why, it does not fall through.
-
-    Raises ValueError where the backend is unknown or cannot run here.
-    """
-
-    def __init__(self, name: str | None):
-        if name is not None:
-            check_backend(name)
-        self.previous = _chosen
-        _choose(name)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        _choose(self.previous)
-
-
-def _choose(name):
-    global _chosen, _generation
-    _chosen = name
-    _generation += 1
-
-
-def generation() -> int:
-    """A number that is another one whenever the answer to "which kernel?" may be."""
-    return _generation
-
-
-def current_backend() -> str | None:
-    """The backend asked for by name, or None where the default order decides."""
-    return _chosen
-
-
 # ------------------------------------------------------------------------------------------------ operators
 operators: dict[str, Operator] = {}
 
@@ -163,13 +89,14 @@ operators: dict[str, Operator] = {}
 class Operator:
     """A public function with its kernels. See the module's docstring; made by :func:`operator`."""
 
-    def __init__(self, prepare, room, kernel, tensors):
+    def __init__(self, prepare, room, kernel, tensors, by_form=False):
         functools.update_wrapper(self, prepare)
         self.prepare = prepare
         self.name = prepare.__name__
         self.room = room
         self.kernel = kernel
         self.tensors = tensors
+        self.by_form = by_form
         names = list(inspect.signature(prepare).parameters)
         self._positions = [(names.index(t), t) for t in tensors]
         self._generation = -1
@@ -178,6 +105,7 @@ class Operator:
         self._forward = None  # of the first candidate, where that serves every call
         self._at_once = None
         self._by_name: dict[str, Implementation] = {}
+        self._forms: dict = {}  # what serves a call of a form
 
     def __repr__(self):
         return f"<fastdl operator {self.name}>"
@@ -187,23 +115,59 @@ class Operator:
 
     # ---- calls
     def __call__(self, *args, **kwargs):
+        form = None
         if args and type(first := args[0]) is ndarray:
-            # A kernel that is offered the arguments as they are: it answers None to whatever is not the plain, small case,
-            # or is wrong, which then goes the usual way.
-            at_once = self._at_once
-            if at_once is not None and len(args) == at_once.arity and not kwargs and self._generation == _generation:
-                serve = at_once.get(first.dtype.char)
-                if serve is not None and (y := serve(*args)) is not None:
-                    return y
+            if self._generation == backends._generation:
+                # A kernel that is offered the arguments as they are: it answers None to whatever is not the plain, small case,
+                # or is wrong, which then goes the usual way.
+                at_once = self._at_once
+                if at_once is not None and len(args) == at_once.arity and not kwargs:
+                    serve = at_once.get(first.dtype.char)
+                    if serve is not None and (y := serve(*args)) is not None:
+                        return y
+                if self.by_form and (form := form_of(args, kwargs)) is not None:
+                    if known := self._forms.get(form):
+                        y = known.run(*(args if known.take is None else known.take(args, kwargs)))
+                        return y if known.shapes is None else _reshape(y, known.shapes)
         elif torch := _torch_of(args, kwargs):
             return torch.call(self, args, kwargs)
         arrays, params, shapes = self.prepare(*args, **kwargs) if kwargs else self.prepare(*args)
         forward = self._forward
-        if forward is None or self._generation != _generation:
+        if forward is None or self._generation != backends._generation:
             forward = self.implementation(arrays, params).forward
-        if shapes is None:
-            return forward(arrays, params, False)[0]
-        return _reshape(forward(arrays, params, False)[0], shapes)
+        y = forward(arrays, params, False)[0]
+        if form is not None:
+            self._remember(form, args, kwargs, arrays, params, shapes)
+        return y if shapes is None else _reshape(y, shapes)
+
+    def _remember(self, form, args, kwargs, arrays, params, shapes):
+        """Take down a call that was served; of one that came twice, all that the next ones need."""
+        if self.by_form is not True and not self.by_form(params):
+            return
+        forms = self._forms
+        known = forms.get(form)
+        if known is None:
+            if len(forms) >= _MOST_FORMS:
+                forms.clear()
+            forms[form] = _SEEN
+        elif known is _SEEN:
+            forms[form] = self._known(args, kwargs, arrays, params, shapes) or _NEVER
+
+    def _known(self, args, kwargs, arrays, params, shapes):
+        """What serves calls of this one's form; None where its arrays are more than views of the arguments."""
+        given = self._given(args, kwargs)
+        if len(arrays) != len(given) or not all(_is_view(a, g) for a, g in zip(arrays, given, strict=True)):
+            return None
+        views = [None if a is g else a.shape for a, g in zip(arrays, given, strict=True)]
+        implementation = self.implementation(arrays, params)
+        run = None if implementation.bound is None else implementation.bound(arrays, params)
+        if run is None:
+            forward = implementation.forward
+
+            def run(*arrays):
+                return forward(arrays, params, False)[0]
+        places = [at if at < len(args) else name for at, name in self._positions]
+        return _Known(_taking(places, len(args), views), run, params, shapes, implementation, _float_flags(arrays), _shapes(given))
 
     def bind(self, x, *args, **kwargs):
         """``run(x)``: this call again, for any array of x's shape, strides and dtype; the other arguments stay.
@@ -220,6 +184,8 @@ class Operator:
         if run is None:
             def run(x):
                 return forward((x, *others), params, False)[0]
+        else:
+            run.__defaults__ = others  # the function is this call's own
         view = first.shape
         if view == x.shape:
             return run if shapes is None else lambda x: _reshape(run(x), shapes)
@@ -227,47 +193,61 @@ class Operator:
 
     def vjp(self, *args, **kwargs):
         """``(y, pullback)``; see :func:`fastdl.vjp`."""
-        torch = _torch_of(args, kwargs)
+        torch = None if args and type(args[0]) is ndarray else _torch_of(args, kwargs)
         y, flat_pullback = torch.flat_vjp(self, args, kwargs) if torch else self.flat_vjp(*args, **kwargs)
-        given = [args[i] if i < len(args) else kwargs.get(name) for i, name in self._positions]
+        given = self._given(args, kwargs)
         returned = [i < len(args) for i, _ in self._positions]
+        count, nested = sum(returned), any([type(arg) in (tuple, list) for arg in given])
 
         def pullback(grad, needs=None):
-            flat_needs = None
             if needs is not None:
-                if len(needs) != sum(returned):
-                    raise ValueError(f"{self.name}: needs has {len(needs)} entries, the pullback has {sum(returned)} gradients")
-                wanted = iter(needs)
-                flat_needs = tuple(n for arg, r in zip(given, returned, strict=True) for n in _spread(arg, next(wanted) if r else False))
-            grads = iter(flat_pullback(grad, flat_needs))
-            nested = [type(arg)(next(grads) for _ in arg) if isinstance(arg, (tuple, list)) else next(grads) for arg in given]
-            return tuple(g for g, r in zip(nested, returned, strict=True) if r)
+                if len(needs) != count:
+                    raise ValueError(f"{self.name}: needs has {len(needs)} entries, the pullback has {count} gradients")
+                if nested or count < len(given):
+                    wanted = iter(needs)
+                    needs = [n for arg, r in zip(given, returned, strict=True) for n in _spread(arg, next(wanted) if r else False)]
+            grads = flat_pullback(grad, needs)
+            if nested:
+                flat = iter(grads)
+                grads = [type(arg)(next(flat) for _ in arg) if isinstance(arg, (tuple, list)) else next(flat) for arg in given]
+            elif count == len(given):
+                return grads
+            return tuple([g for g, r in zip(grads, returned, strict=True) if r])
 
         return y, pullback
 
     def flat_vjp(self, *args, **kwargs):
         """``(y, pullback)`` where the pullback answers one gradient for each of the flattened tensor arguments."""
-        arrays, params, shapes = self.prepare(*args, **kwargs)
-        implementation = self.implementation(arrays, params)
+        form = known = None
+        if self.by_form and self._generation == backends._generation and (form := form_of(args, kwargs)) is not None:
+            known = self._forms.get(form)
+        if known:
+            arrays = args if known.take is None else known.take(args, kwargs)
+            _, _, params, shapes, implementation, floats, shape_of = known
+        else:
+            arrays, params, shapes = self.prepare(*args, **kwargs)
+            implementation, floats, shape_of = self.implementation(arrays, params), _float_flags(arrays), None
+            if form is not None:
+                self._remember(form, args, kwargs, arrays, params, shapes)
         if implementation.backward is None:
             raise ValueError(f"{self.name}: the {implementation.backend} backend has no gradient for it")
         y, saved = implementation.forward(arrays, params, True)
-        kernel_form = tuple(map(_Form.of, y)) if isinstance(y, tuple) else _Form.of(y)
+        kernel_form = of_y = tuple(map(_Form.of, y)) if type(y) is tuple else _Form(y.shape, y.dtype)
         if shapes is not None:
             y = _reshape(y, shapes)
-        form = tuple(map(_Form.of, y)) if isinstance(y, tuple) else _Form.of(y)
-        shape_of = [None if a is None else a.shape for a in _flatten(self._given(args, kwargs))]
+            of_y = tuple(map(_Form.of, y)) if type(y) is tuple else _Form(y.shape, y.dtype)
+        if shape_of is None:
+            shape_of = _shapes(_flatten(self._given(args, kwargs)))
 
         def pullback(grad, needs=None):
-            grad = _check_gradient(self.name, grad, form, kernel_form)
-            if needs is None:
-                needs = (True,) * len(arrays)
-            needs = tuple(bool(n) and a is not None and a.dtype.kind == "f" for n, a in zip(needs, arrays, strict=True))
+            if type(grad) is not ndarray or of_y is not kernel_form or not is_of_form(grad, of_y):
+                grad = _check_gradient(self.name, grad, of_y, kernel_form)
+            needs = floats if needs is None else tuple([bool(n) and f for n, f in zip(needs, floats, strict=True)])
             grads = implementation.backward(grad, arrays, saved, params, needs)
-            return tuple(
+            return tuple([
                 None if g is None or not n else g if s is None or g.shape == s else g.reshape(s)
                 for g, n, s in zip(grads, needs, shape_of, strict=True)
-            )
+            ])
 
         pullback.saved = saved  # what it keeps alive, for the torch face
         return y, pullback
@@ -278,7 +258,7 @@ class Operator:
     # ---- dispatch
     def implementation(self, arrays, params) -> Implementation:
         """The first backend in the order that serves this call."""
-        if self._generation != _generation:
+        if self._generation != backends._generation:
             self._find_candidates()
         reasons = None
         for candidate in self._candidates:
@@ -308,8 +288,8 @@ class Operator:
         return Implementation(backend, forward, *(getattr(module, self.kernel + end, None) for end in ("_backward", "_supports", "_bound")))
 
     def _find_candidates(self):
-        generation, found, refusals, at_once = _generation, [], [], None
-        for name in [_chosen] if _chosen else _default_order:
+        generation, found, refusals, at_once = backends._generation, [], [], None
+        for name in [backends._chosen] if backends._chosen else _default_order:
             backend = _backends[name]
             if backend.missing:
                 refusals.append(f"{name}: {backend.missing}")
@@ -326,19 +306,65 @@ class Operator:
                 at_once = getattr(module, self.name + "_at_once", None)
             found.append(self._in_module(name, module, forward))
         self._forward = found[0].forward if found and found[0].supports is None else None
-        self._at_once = at_once
+        self._at_once, self._forms = at_once, {}
         self._candidates, self._refusals, self._generation = tuple(found), refusals, generation
 
 
-def operator(room: str, kernel: str, tensors: str):
+def _is_view(array, given):
+    """Whether an array of a call is an argument, or one seen in another shape; packed arrays, which kernels hold on to, do not count."""
+    if given is None:
+        return array is None
+    if array is None or array.size != given.size or is_packed(given) or any(step % given.itemsize for step in given.strides):
+        return False
+    return array is given or _same_memory(given.reshape(array.shape), array)
+
+
+class _Known(NamedTuple):
+    """What is known of calls of one form."""
+
+    take: Any  # (args, kwargs) -> the arrays; None where these are args
+    run: Any  # of the arrays: the answer, in the kernel's shape
+    params: Any
+    shapes: Any
+    implementation: Implementation
+    floats: tuple  # of each array, whether it may have a gradient
+    given: tuple  # the shape of each array argument
+
+
+def _taking(places, count, views):
+    """The arrays at some places among the arguments, by number or name, seen in other shapes if any. count: of positional arguments."""
+    if not any(views) and places == list(range(len(places))):
+        return None if count == len(places) else lambda args, kwargs: args[: len(places)]
+    if not any(views) and len(places) > 1 and all(type(place) is int for place in places):
+        pick = itemgetter(*places)
+        return lambda args, kwargs: pick(args)
+
+    def take(args, kwargs):
+        arrays = [args[place] if type(place) is int else kwargs.get(place) for place in places]
+        return tuple([a if view is None else a.reshape(view) for a, view in zip(arrays, views, strict=True)])
+
+    return take
+
+
+def _float_flags(arrays):
+    return tuple([a is not None and a.dtype.kind == "f" for a in arrays])
+
+
+def _shapes(given):
+    return tuple([None if a is None else a.shape for a in given])
+
+
+def operator(room: str, kernel: str, tensors: str, by_form=False):
     """Make a prepare function an operator.
 
     room: the folder under ``ops/``; kernel: the name of its kernels there; tensors: the names of the arguments that are
-    arrays, or tuples or lists of arrays, in the order in which the prepare step's ``Call.arrays`` holds them.
+    arrays, or tuples or lists of arrays, in the order in which the prepare step's ``Call.arrays`` holds them. by_form: whether the
+    prepare step looks at nothing but the arrays' shapes, strides and dtypes and the other arguments, never at values or flags, and
+    draws nothing; or a function of the params that answers so for a call.
     """
 
     def decorate(prepare) -> Operator:
-        made = Operator(prepare, room, kernel, tuple(tensors.split()))
+        made = Operator(prepare, room, kernel, tuple(tensors.split()), by_form)
         operators[made.name] = made
         return made
 
@@ -349,96 +375,3 @@ def _operator_by_name(name):
     import fastdl.functional  # noqa: F401 - fills the table
 
     return operators[name]
-
-
-# ------------------------------------------------------------------------------------------------ helpers
-def _flatten(values):
-    flat = []
-    for v in values:
-        if isinstance(v, (tuple, list)):
-            flat.extend(v)
-        else:
-            flat.append(v)
-    return flat
-
-
-def _spread(arg, need):
-    if not isinstance(arg, (tuple, list)):
-        return (need,)
-    return tuple(need) if isinstance(need, (tuple, list)) else (need,) * len(arg)
-
-
-def _reshape(y, shapes):
-    if isinstance(y, tuple):
-        return tuple(a.reshape(s) for a, s in zip(y, shapes, strict=True))
-    return y.reshape(shapes)
-
-
-def _same_memory(a, b):
-    """Whether two arrays of one shape are the same elements, at the same strides where these matter."""
-    steps = all(n == 1 or s == t for n, s, t in zip(a.shape, a.strides, b.strides, strict=True))
-    return steps and a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
-
-
-class _Form(NamedTuple):
-    """What a pullback must know of an output, without keeping it alive."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-    @classmethod
-    def of(cls, array):
-        return cls(array.shape, array.dtype)
-
-
-def _check_gradient(name, grad, like, kernel_form):
-    """The gradient given to a pullback, in the kernel's shape and dtype."""
-    if not isinstance(like, _Form):
-        if not isinstance(grad, (tuple, list)) or len(grad) != len(like):
-            raise TypeError(
-                f"{name}: the output is a tuple of {len(like)}, so the pullback takes one of as many (None where there is no gradient)"
-            )
-        return tuple(None if g is None else _check_gradient(name, g, y, s) for g, y, s in zip(grad, like, kernel_form, strict=True))
-    if like.dtype.kind != "f":
-        return None  # indices have no gradient
-    if _is_torch(grad):
-        raise TypeError(f"{name}: the pullback takes a numpy array, got a torch tensor")
-    g = np.asarray(grad, dtype=like.dtype)
-    if g.shape != like.shape:
-        if g.ndim:
-            raise ValueError(f"{name}: the gradient given to the pullback has shape {g.shape}, the output has {like.shape}")
-        g = np.full(like.shape, g)
-    g = even(g)
-    return g if g.shape == kernel_form.shape else g.reshape(kernel_form.shape)
-
-
-def even(value):
-    """``value``, or a copy where its elements are not whole elements apart (a field of a packed record): kernels count elements."""
-    if value.flags.aligned or not any(stride % value.itemsize for stride in value.strides):
-        return value
-    return value.copy()
-
-
-def _is_torch(value) -> bool:
-    tensor = getattr(sys.modules.get("torch"), "Tensor", None)
-    return tensor is not None and isinstance(value, tensor)
-
-
-def _torch_of(args, kwargs):
-    """The torch face, where an argument is a torch tensor. torch is never imported here: no torch, no tensors."""
-    tensor = getattr(sys.modules.get("torch"), "Tensor", None)
-    if tensor is None:
-        return None
-    if (args and isinstance(args[0], tensor)) or any(isinstance(v, tensor) for v in _flatten([*args, *kwargs.values()])):
-        return sys.modules.get("fastdl.torch") or importlib.import_module("fastdl.torch")
-    return None
-
-
-register_backend(Backend("numba", "numba_backend", requires=("numba",)))
-register_backend(Backend("cython", "cython", requires=("fastdl._cython",)))
-register_backend(Backend("reference", "reference"))
-# Not in the order that a call on arrays tries: tensors on a GPU go to it directly (gpu/dispatch.py).
-register_backend(Backend("triton", "triton_backend", requires=("torch", "triton"), takes="CUDA tensors"), by_default=False)
-if os.environ.get("FASTDL_BACKEND"):
-    check_backend(os.environ["FASTDL_BACKEND"], "the environment variable FASTDL_BACKEND")
-    _choose(os.environ["FASTDL_BACKEND"])

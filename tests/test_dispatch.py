@@ -1,5 +1,7 @@
 """Which backend serves a call: the order, falling through, a backend asked for by name, and what is said when none can."""
 
+import gc
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +10,7 @@ from subprocesses import python
 
 import fastdl
 import fastdl.functional as F
-from fastdl import op
+from fastdl import backends, op
 
 X, W = np.ones((2, 3), "f4"), np.ones((4, 3), "f4")
 
@@ -119,7 +121,7 @@ def test_a_backend_module_whose_import_fails_is_not_taken_for_an_absent_one(monk
     def import_module(name):
         raise ModuleNotFoundError("No module named 'something_it_needs'", name="something_it_needs")
 
-    monkeypatch.setattr(op.importlib, "import_module", import_module)
+    monkeypatch.setattr(backends.importlib, "import_module", import_module)
     with pytest.raises(ModuleNotFoundError, match="something_it_needs"):
         op.Backend("x", "reference").kernels("matmul")
 
@@ -261,3 +263,137 @@ def test_elements_that_are_not_whole_elements_apart(name, shapes, options, dtype
     g = rng.standard_normal(y.shape).astype(dtype)
     for got, want in zip(odd_pullback(in_a_record(g)), pullback(g), strict=True):
         np.testing.assert_array_equal(got, want)
+
+
+# ------------------------------------------------------------------------------------------------ calls of a form seen before
+def test_equal_options_that_are_not_the_same(register):
+    """What is known of a call holds for the very options alone: of 1, 1.0 and True not all are allowed, and 0.0 is not -0.0."""
+    with fastdl.use_backend("numba"):
+        x, image = np.array([[-1.0, 2.0, -3.0]], "f4"), np.ones((1, 1, 4, 4), "f4")
+        for _ in range(3):
+            assert not np.signbit(F.leaky_relu(x, -0.0)[0, 0]) and np.signbit(F.leaky_relu(x, 0.0)[0, 0])
+            assert F.avg_pool2d(image, 2, padding=1)[0, 0, 0, 0] == 0.25
+            with pytest.raises(TypeError):
+                F.max_pool2d(image, 2.0)
+            with pytest.raises(TypeError):
+                F.conv2d(image, np.ones((1, 1, 3, 3), "f4"), None, 1, (1.0, 1))
+            assert F.conv2d(image, np.ones((1, 1, 3, 3), "f4"), None, 1, (1, 1)).shape == image.shape
+    register("any", kernels(1))
+
+
+@pytest.mark.parametrize("name,shapes,options", [
+    ("softmax", [(4, 6)], {"dim": -1}), ("softmax", [(4, 6)], {"dim": 0}), ("log_softmax", [(2, 3, 5)], {"dim": 2}),
+    ("layer_norm", [(4, 6)], {"normalized_shape": (6,)}), ("layer_norm", [(4, 2, 3), (2, 3), (2, 3)], {"normalized_shape": (2, 3)}),
+    ("gelu", [(4, 6)], {"approximate": "tanh"}), ("elu", [(4, 6)], {"alpha": 0.7}), ("softplus", [(4, 6)], {"beta": 2.0}),
+    ("linear", [(4, 6), (5, 6), (5,)], {}), ("linear", [(2, 4, 6), (5, 6)], {}), ("linear", [(6,), (6,)], {}),
+    ("linear", [(4, 6), (5, 6), (5,)], {"activation": ("leaky_relu", 0.1)}), ("linear", [(4, 6), (5, 6)], {"activation": "gelu"}),
+    ("max_pool2d", [(2, 6, 6)], {"kernel_size": 2}), ("avg_pool1d", [(2, 3, 7)], {"kernel_size": 3, "stride": 1}),
+    ("group_norm", [(2, 4, 3)], {"num_groups": 2}), ("mse_loss", [(3, 4), (3, 4)], {}), ("mse_loss", [(), ()], {"reduction": "none"}),
+    ("conv2d", [(2, 3, 6, 6), (4, 3, 3, 3), (4,)], {"padding": ((1, 0), (0, 1))}), ("addmm", [(5,), (3, 4), (4, 5)], {"beta": 0.5}),
+    ("binary_cross_entropy_with_logits", [(3, 4), (3, 4), (4,)], {}),
+])
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_calls_again(name, shapes, options, dtype):
+    """A call's form says how it is served from the third on: any arrays of that form get the answers of the first."""
+    op_, rng = getattr(F, name), np.random.default_rng(0)
+    for how in (lambda a: a, lambda a: a[::-1] if a.ndim else a, lambda a: a[:0] if name == "softmax" else a):
+        for _ in range(2):
+            arrays = [how(rng.random(s).astype(dtype)) for s in shapes]
+            given, want_grads = ([arrays[0]], named(arrays, options)) if name == "layer_norm" else (arrays, options), None
+            with fastdl.use_backend("reference"):
+                want = op_(*given[0], **given[1])
+            for got in [op_(*given[0], **given[1]) for _ in range(4)]:  # which go three different ways
+                assert np.shape(got) == np.shape(want) and got.dtype == want.dtype
+                np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+            if name == "layer_norm":
+                continue
+            for _ in range(3):
+                y, pullback = fastdl.vjp(op_, *arrays, **options)
+                grads = pullback(np.ones_like(y))
+                assert all(g is None or g.shape == a.shape for g, a in zip(grads, arrays, strict=True)) and grads[0] is not None
+                want_grads = want_grads or grads
+                for g, w in zip(grads, want_grads, strict=True):
+                    np.testing.assert_array_equal(g, w)
+                with pytest.raises(ValueError, match="the gradient given to the pullback"):
+                    pullback(np.ones((*np.shape(y), 2), dtype))
+
+
+def named(arrays, options):
+    return {**options, **dict(zip(("weight", "bias"), arrays[1:], strict=False))}
+
+
+def test_checks_that_look_at_values_are_made_again():
+    w, x, labels = np.ones((3, 2), "f4"), np.ones((2, 3), "f4"), np.array([0, 1])
+    for _ in range(4):
+        F.embedding(labels, w)
+        F.cross_entropy(x, labels)
+        F.nll_loss(x, labels)
+        F.binary_cross_entropy(x, x)
+    for call in (lambda: F.embedding(labels - 1, w), lambda: F.embedding(labels + 2, w), lambda: F.cross_entropy(x, labels + 2),
+                 lambda: F.nll_loss(x, labels - 1), lambda: F.binary_cross_entropy(2 * x, x), lambda: F.embedding(labels[:1] - 1, w)):
+        with pytest.raises(ValueError, match="the rule is"):
+            call()
+    mean = np.zeros(3, "f4")
+    for _ in range(4):
+        F.batch_norm(x, mean, mean + 1)
+        F.batch_norm(x, mean, mean + 1, training=True)
+    mean.flags.writeable = False
+    F.batch_norm(x, mean, mean)
+    with pytest.raises(ValueError, match="read-only"):
+        F.batch_norm(x, mean, mean, training=True)
+
+
+def test_packed_weights_are_told_from_others_of_their_form():
+    x, w = np.random.default_rng(0).standard_normal((8, 40)).astype("f4"), np.random.default_rng(1).standard_normal((30, 40)).astype("f4")
+    packed = fastdl.pack(w)
+    for weight in (w, packed, w, packed, packed[:], w[:]):
+        for _ in range(3):
+            np.testing.assert_allclose(F.linear(x, weight), x @ w.T, rtol=1e-4, atol=1e-4)
+    assert packed.base.forms  # panels were made of it, though a plain weight of its form was there before
+
+
+def test_no_array_is_kept():
+    arrays = [np.ones(s, "f4") for s in ((64, 48), (32, 48), (32,))]
+    kept = [weakref.ref(a) for a in arrays]
+    for _ in range(5):
+        F.linear(*arrays, activation="relu")
+        F.softmax(arrays[0], 1)
+        F.layer_norm(arrays[1], (48,))
+        fastdl.vjp(F.linear, *arrays)
+    del arrays
+    gc.collect()
+    assert not any(r() is not None for r in kept)
+
+
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "elu", "gelu", "sigmoid", "tanh", "softplus"])
+def test_small_arrays_are_served_at_once(name):
+    from fastdl.ops.pointwise import numba_backend
+
+    serve = getattr(numba_backend, f"{name}_at_once").get("f")
+    rng = np.random.default_rng(0)
+    for shape in ((), (1,), (7, 5), (2, 3, 4, 5), (33, 129), (0, 3)):
+        x = np.asarray(3 * rng.standard_normal(shape), "f4")
+        with fastdl.use_backend("reference"):
+            want = getattr(F, name)(x)
+        got = serve(x)
+        assert type(got) is np.ndarray and got.shape == want.shape and got.flags.owndata
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+        np.testing.assert_array_equal(serve(np.full(shape, np.nan, "f4")), np.full(shape, np.nan, "f4"))
+    refused = (np.ones(4), np.ones((4, 4), "f4").T[1:], np.ones(8, "f4")[::2], np.ones(4, ">f4"), np.ones(1 << 20, "f4"), [1.0], None, 1.0,
+               np.float32(1), np.ma.ones(4, "f4"))
+    assert all(serve(x) is None for x in refused)
+
+
+def test_small_look_ups_are_served_at_once():
+    from fastdl.ops.embedding import numba_backend
+
+    serve = numba_backend.embedding_at_once["l"]
+    w = np.arange(12, dtype="f4").reshape(4, 3)
+    for index in (np.array([3, 0, 0]), np.array([[1], [2]]), np.array(2)):
+        for weight in (w, w[::-1], w.astype("f8"), w[:, :1]):
+            got = serve(index, weight)
+            assert got.shape == (*index.shape, weight.shape[1]) and got.dtype == weight.dtype
+            np.testing.assert_array_equal(got, weight[index])
+    for index, weight in ((np.array([4]), w), (np.array([-1]), w), (np.array([], "i8"), w), (np.array([1, 2, 3])[::2], w),
+                          (np.array([1]), w[:, ::2]), (np.array([1]), w[0]), (np.array([1]), [w]), (np.array([1], ">i8"), w)):
+        assert serve(index, weight) is None

@@ -1,18 +1,24 @@
 """matmul, bmm and linear against torch."""
 
+import contextlib
 import sys
 import tracemalloc
 
 import numpy as np
 import pytest
 import torch
+from assembly import spills_of_loops
 from checker import assert_close, check
 
 import fastdl
 import fastdl.functional as F
 from fastdl.cpu.blocking import KC, NC
+from fastdl.cpu.jit import kernel
+from fastdl.cpu.microkernel import store_tile
+from fastdl.cpu.picked_rows import STREAM_VECTORS, streamed_rows
+from fastdl.cpu.simd import pointer
 from fastdl.cpu.workspace import workspace
-from fastdl.ops.matmul import numba_backend
+from fastdl.ops.matmul import numba_backend, numba_nonzeros
 
 BACKENDS = ["reference", "numba"]
 SIZES = [
@@ -257,3 +263,57 @@ def test_scratch_memory_is_bounded(threads, dtype, monkeypatch):
         assert asked and max(asked) <= threads * (2 << 20)
     finally:
         fastdl.set_num_threads(before)
+
+
+# ------------------------------------------------------------------------------------------------ past zeros
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("n,k,zeros", [(1024, 1100, 0.5), (1000, 701, 0.3), (1025, 640, 1.0), (640, 1537, 0.999), (1100, 500, 0.1),
+                                       (257, 2100, 0.9)])
+def test_a_row_with_zeros_times_a_kept_weight(n, k, zeros, dtype, monkeypatch):
+    monkeypatch.setattr(numba_nonzeros, "NONZERO_WEIGHTS", 0)
+    rng = np.random.default_rng(0)
+    x, w, bias = (rng.standard_normal(s).astype(dtype) for s in ((1, k), (n, k), (n,)))
+    x[0, rng.random(k) < zeros] = 0
+    packed = fastdl.pack(w)
+    for row in (x, x[:, ::-1], -x):
+        want = np.maximum(row.astype("f8") @ w.T.astype("f8") + bias, 0)
+        for threads in (1, 2):
+            with threads_set(threads):
+                assert_close(F.linear(row, packed, bias, activation="relu"), want, "sum", k)
+                assert_close(F.linear(row, packed), row.astype("f8") @ w.T.astype("f8"), "sum", k)
+    assert ("nonzeros" in {key[0] for key in packed.base.forms if isinstance(key, tuple)}) == (zeros > 0.12)
+
+
+def threads_set(n):
+    @contextlib.contextmanager
+    def during():
+        before = fastdl.get_num_threads()
+        fastdl.set_num_threads(n)
+        try:
+            yield
+        finally:
+            fastdl.set_num_threads(before)
+
+    return during()
+
+
+def test_what_is_not_finite_meets_its_zeros(monkeypatch):
+    monkeypatch.setattr(numba_nonzeros, "NONZERO_WEIGHTS", 0)
+    x, w = np.zeros((1, 400), "f4"), np.ones((300, 400), "f4")
+    x[0, 7] = 1
+    w[5, 9], w[6, 9] = np.inf, np.nan
+    y = F.linear(x, fastdl.pack(w))
+    assert np.isnan(y[0, [5, 6]]).all() and np.count_nonzero(np.isnan(y)) == 2
+    w[:] = 1
+    x[0, 8] = np.nan
+    assert np.isnan(F.linear(x, fastdl.pack(w))).all()
+
+
+def test_streamed_rows_do_not_spill():
+    add, store = streamed_rows(STREAM_VECTORS), store_tile(1, STREAM_VECTORS)
+
+    def run(half, scales, places, source, sums):
+        store(add(half, pointer(scales), pointer(places), pointer(source)), pointer(sums), 0, 1, sums.shape[0], False)
+
+    loops = spills_of_loops(kernel("i R1 L1 R1 W1")(run), "f", STREAM_VECTORS)
+    assert loops is None or (loops and not any(loops)), loops

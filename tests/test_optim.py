@@ -328,3 +328,55 @@ def test_a_copy_steps_its_own_parameters():
     other.step()
     np.testing.assert_array_equal(p.data, before)
     assert (other.param_groups[0]["params"][0].data < before).all()
+
+
+# ------------------------------------------------------------------------------------------------ lists of arrays
+@pytest.mark.parametrize("make", [lambda p: optim.SGD(p, lr=0.1), lambda p: optim.SGD(p, lr=0.1, momentum=0.9),
+                                  lambda p: optim.Adam(p, lr=0.1), lambda p: optim.AdamW(p, lr=0.1, amsgrad=True)])
+def test_gradients_that_kernels_cannot_read_as_they_are(make):
+    """With gaps, of another dtype or byte order, of a subclass: steps are those of plain copies. Empty parameters among others too."""
+    rng = np.random.default_rng(0)
+    shapes = [(40, 50), (0, 3), (7,), (300, 70), (0,), (5, 5)]
+    grads = [rng.standard_normal(s).astype("f4") for s in shapes]
+    odd = [np.repeat(grads[0], 2, 1)[:, ::2], grads[1], grads[2].astype(">f4"), np.asfortranarray(grads[3]), grads[4],
+           np.ma.masked_array(grads[5].astype("f8"))]
+    ends = []
+    for some in (grads, odd):
+        parameters = [nn.Parameter(np.ones(s, "f4")) for s in shapes]
+        optimizer = make(parameters)
+        for _ in range(3):
+            for p, g in zip(parameters, some, strict=True):
+                p.grad = g
+            optimizer.step()
+        ends.append([np.array(p.data) for p in parameters])
+    for a, b in zip(*ends, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_buffer_of_another_size_is_refused():
+    p = nn.Parameter(np.ones(8, "f4"))
+    optimizer = optim.Adam([p])
+    p.grad = np.ones(8, "f4")
+    optimizer.step()
+    before = np.array(p.data)
+    optimizer.state[0]["exp_avg"] = np.zeros(4, "f4")
+    with pytest.raises(TypeError, match="a buffer of its state"):
+        optimizer.step()
+    np.testing.assert_array_equal(p.data, before)
+    optimizer.state[0]["exp_avg"] = [0.0] * 8
+    with pytest.raises(TypeError, match="a buffer of its state"):
+        optimizer.step()
+
+
+def test_parameters_of_two_ages_and_dtypes():
+    parameters = [nn.Parameter(np.ones(5, d)) for d in ("f4", "f8", "f4")]
+    theirs = [torch.ones(5, dtype=t, requires_grad=True) for t in (torch.float32, torch.float64, torch.float32)]
+    ours, other = optim.Adam(parameters, lr=0.1), torch.optim.Adam(theirs, lr=0.1)
+    for step in range(4):
+        for i, (p, t) in enumerate(zip(parameters, theirs, strict=True)):
+            p.grad = None if step < i else np.full(5, 0.5 + step, p.dtype)
+            t.grad = None if step < i else torch.full_like(t, 0.5 + step)
+        ours.step()
+        other.step()
+    for p, t in zip(parameters, theirs, strict=True):
+        np.testing.assert_allclose(p.data, t.detach().numpy(), rtol=1e-5)

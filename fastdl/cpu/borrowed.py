@@ -28,8 +28,10 @@ from numba.np import arrayobj, numpy_support
 
 # words of PyArrayObject_fields, and bytes of PyArray_Descr, on a 64-bit machine
 _TYPE, _DATA, _RANK, _SHAPE, _STRIDES, _DESCRIPTION, _FLAGS = 1, 2, 3, 4, 5, 7, 8
-_WRITEABLE = 0x0400
-_TYPE_NUMBER = 28
+_IN_C_ORDER, _WRITEABLE = 0x0001, 0x0400
+_BYTE_ORDER, _TYPE_NUMBER = 26, 28
+
+_MOST_RANK = 64  # of an array
 
 _NDARRAY, _NEW = "fastdl_ndarray_type", "fastdl_ndarray_new"
 llvmlite.binding.add_symbol(_NDARRAY, id(np.ndarray))
@@ -51,9 +53,14 @@ class Borrowed(types.Array):
 
     how = "borrowed"
 
-    def __init__(self, dtype, ndim, readonly):
-        name = f"{self.how}({dtype}, {ndim}d{', readonly' * readonly})"
+    def __init__(self, dtype, ndim, readonly, flat=False):
+        self.flat = flat  # of any rank, its elements side by side in C order; kernels see one dimension
+        name = f"{self.how}({dtype}, {'flat' if flat else f'{ndim}d'}{', readonly' * readonly})"
         super().__init__(dtype, ndim, "A", readonly=readonly, aligned=False, name=name)
+
+    @property
+    def key(self):
+        return (*super().key, self.flat)
 
 
 class Offered(Borrowed):
@@ -90,34 +97,42 @@ def _unbox(typ, obj, c):
         rank = builder.trunc(field(_RANK), ir.IntType(32))
         number_at = builder.add(field(_DESCRIPTION), word(_TYPE_NUMBER))
         number = builder.load(builder.inttoptr(number_at, ir.IntType(32).as_pointer()))
-        wanted = numpy_support.as_dtype(typ.dtype).num
-        fits = builder.and_(
-            builder.icmp_signed("==", rank, ir.IntType(32)(typ.ndim)), builder.icmp_signed("==", number, ir.IntType(32)(wanted))
-        )
-        if typ.mutable:
-            flag = builder.and_(builder.trunc(field(_FLAGS), ir.IntType(32)), ir.IntType(32)(_WRITEABLE))
-            fits = builder.and_(fits, builder.icmp_signed("!=", flag, ir.IntType(32)(0)))
+        wanted, itemsize = numpy_support.as_dtype(typ.dtype).num, typ.dtype.bitwidth // 8
+        fits = builder.icmp_signed("==", number, ir.IntType(32)(wanted))
+        if not typ.flat:
+            fits = builder.and_(fits, builder.icmp_signed("==", rank, ir.IntType(32)(typ.ndim)))
+        if isinstance(typ, Offered):  # elsewhere the checks of the operator have seen it
+            order = builder.load(builder.inttoptr(builder.add(field(_DESCRIPTION), word(_BYTE_ORDER)), ir.IntType(8).as_pointer()))
+            fits = builder.and_(fits, builder.icmp_signed("==", order, ir.IntType(8)(ord("="))))
+        needed = _IN_C_ORDER * typ.flat | _WRITEABLE * typ.mutable
+        if needed:
+            flags = builder.and_(builder.trunc(field(_FLAGS), ir.IntType(32)), ir.IntType(32)(needed))
+            fits = builder.and_(fits, builder.icmp_signed("==", flags, ir.IntType(32)(needed)))
         with builder.if_then(fits, likely=True):
             sizes, steps = (builder.inttoptr(field(f), word.as_pointer()) for f in (_SHAPE, _STRIDES))
-            odd = word(0)
-            for d in range(typ.ndim):
-                odd = builder.or_(odd, field(d, steps))
-            odd = builder.and_(odd, word(typ.dtype.bitwidth // 8 - 1))
-            builder.store(builder.icmp_signed("==", odd, word(0)), fits_slot)
+            if typ.flat:
+                count = cgutils.alloca_once_value(builder, word(1))
+                with cgutils.for_range(builder, builder.zext(rank, word)) as loop:
+                    builder.store(builder.mul(builder.load(count), builder.load(builder.gep(sizes, [loop.index]))), count)
+                shape, strides = [builder.load(count)], [word(itemsize)]
+                builder.store(ir.IntType(1)(1), fits_slot)
+            else:
+                shape, strides, odd = [field(d, sizes) for d in range(typ.ndim)], [field(d, steps) for d in range(typ.ndim)], word(0)
+                for step in strides:
+                    odd = builder.or_(odd, step)
+                odd = builder.and_(odd, word(itemsize - 1))
+                builder.store(builder.icmp_signed("==", odd, word(0)), fits_slot)
             arrayobj.populate_array(
-                array,
-                data=builder.inttoptr(field(_DATA), array.data.type),
-                shape=[field(d, sizes) for d in range(typ.ndim)],
-                strides=[field(d, steps) for d in range(typ.ndim)],
-                itemsize=word(typ.dtype.bitwidth // 8),
-                meminfo=None,
+                array, data=builder.inttoptr(field(_DATA), array.data.type), shape=shape, strides=strides, itemsize=word(itemsize),
+                meminfo=None, parent=obj,
             )
     fits = builder.load(fits_slot)
     if isinstance(typ, Offered):
         given, none = array._getvalue(), ir.Constant(context.get_value_type(typ), None)
         return NativeValue(builder.select(fits, given, none))
     with builder.if_then(builder.not_(fits), likely=False):
-        wanted = f"{typ.ndim} dimensions, {typ.dtype}{', writeable' * typ.mutable}, whole elements apart"
+        rank = "elements side by side" if typ.flat else f"{typ.ndim} dimensions, whole elements apart"
+        wanted = f"{rank}, {typ.dtype}{', writeable' * typ.mutable}"
         c.pyapi.err_set_string("PyExc_TypeError", f"a kernel's argument is not the array that it takes: {wanted}")
     return NativeValue(array._getvalue(), is_error=builder.not_(fits))
 
@@ -150,20 +165,44 @@ class _CreatedModel(models.OpaqueModel):
 @intrinsic
 def create(typingctx, like, rows, columns):
     """A new array of ``like``'s dtype, its elements not set; none where memory is out. For kernels that hold Python's lock."""
-    result = Created(like.dtype)
 
     def codegen(context, builder, signature, args):
-        word, pointer = ir.IntType(64), ir.IntType(8).as_pointer()
-        number = ir.IntType(32)
+        word = ir.IntType(64)
         sizes = cgutils.alloca_once(builder, word, 2)
         for d in range(2):
             builder.store(args[1 + d], builder.gep(sizes, [word(d)]))
-        kind = ir.FunctionType(pointer, [pointer, number, word.as_pointer(), number, pointer, pointer, number, number, pointer])
-        new, none = cgutils.get_or_insert_function(builder.module, kind, _NEW), pointer(None)
-        which = number(numpy_support.as_dtype(like.dtype).num)
-        return builder.call(new, [_symbol(builder, _NDARRAY), number(2), sizes, which, none, none, number(0), number(0), none])
+        return _new(builder, like.dtype, ir.IntType(32)(2), sizes)
 
-    return result(like, types.intp, types.intp), codegen
+    return Created(like.dtype)(like, types.intp, types.intp), codegen
+
+
+@intrinsic
+def create_like(typingctx, like, wide, columns):
+    """As ``create``, of the offered array ``like``'s shape and ``wide``'s dtype; behind it a dimension of so many columns, unless -1."""
+
+    def codegen(context, builder, signature, args):
+        word = ir.IntType(64)
+        words = builder.bitcast(context.make_array(signature.args[0])(context, builder, args[0]).parent, word.as_pointer())
+        rank = builder.and_(builder.load(builder.gep(words, [word(_RANK)])), word(0xFFFFFFFF))
+        given = builder.inttoptr(builder.load(builder.gep(words, [word(_SHAPE)])), word.as_pointer())
+        sizes = cgutils.alloca_once(builder, word, _MOST_RANK + 1)
+        with cgutils.for_range(builder, rank) as loop:
+            builder.store(builder.load(builder.gep(given, [loop.index])), builder.gep(sizes, [loop.index]))
+        more = builder.icmp_signed(">=", args[2], word(0))
+        builder.store(args[2], builder.gep(sizes, [rank]))
+        rank = builder.add(rank, builder.zext(more, word))
+        return _new(builder, wide.dtype, builder.trunc(rank, ir.IntType(32)), sizes)
+
+    return Created(wide.dtype)(like, wide, types.intp), codegen
+
+
+def _new(builder, dtype, rank, sizes):
+    """A call of PyArray_New."""
+    number, pointer = ir.IntType(32), ir.IntType(8).as_pointer()
+    kind = ir.FunctionType(pointer, [pointer, number, sizes.type, number, pointer, pointer, number, number, pointer])
+    new, none = cgutils.get_or_insert_function(builder.module, kind, _NEW), pointer(None)
+    which = number(numpy_support.as_dtype(dtype).num)
+    return builder.call(new, [_symbol(builder, _NDARRAY), rank, sizes, which, none, none, number(0), number(0), none])
 
 
 @intrinsic

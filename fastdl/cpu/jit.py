@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 import itertools
 import operator
 import os
@@ -86,9 +87,10 @@ class Kernel(dict):
     """An entry point: ``gemm["f"]`` is its compiled form for float32 (``array.dtype.char`` is the key).
 
     The signature is one token an argument: R2 an array of 2 dimensions that is only read, W2 one that is written, of the
-    kernel's dtype and any strides; O2 one that is offered (borrowed.py); B1 uint8, L1 int64, S1 int16 arrays (written); i an
-    integer; T a number of the kernel's dtype; b a boolean. A kernel that is offered arrays is over in microseconds and makes a
-    new one: it keeps Python's lock.
+    kernel's dtype and any strides; R* and W* one of any rank in C order, seen as one dimension; O2 and O* one that is offered
+    (borrowed.py), OL* one of int64; B1 uint8, L1 int64, S1 int16 arrays (written); A a list of arrays (listed.py); i an integer;
+    T a number of the kernel's dtype; b a boolean. A kernel that is offered arrays is over in microseconds and makes a new one: it
+    keeps Python's lock.
     """
 
     def __init__(self, function, signature, dtypes):
@@ -144,9 +146,13 @@ def _argument(token, char):
         return DTYPES[char]
     if token == "b":
         return types.boolean
-    kind, ndim = token[0], int(token[1:])
-    element = _ARRAYS.get(kind, DTYPES[char])
-    return Offered(element, ndim, True) if kind == "O" else Borrowed(element, ndim, kind == "R")
+    if token == "A":
+        return importlib.import_module("fastdl.cpu.listed").listed
+    offered = token[0] == "O"
+    kind, rank = token[-2], token[-1]
+    element, flat = _ARRAYS.get(kind, DTYPES[char]), rank == "*"
+    ndim = 1 if flat else int(rank)
+    return Offered(element, ndim, True, flat) if offered else Borrowed(element, ndim, kind == "R", flat)
 
 
 class Callback:

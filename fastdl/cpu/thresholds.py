@@ -13,3 +13,7 @@ FUNCTIONS = 1 << 13  # and of one of a dozen instructions for each, exponentials
 POOLED = 1 << 16  # elements of the input of a pooling layer
 MOVED = 1 << 14  # elements of a convolution's weight to be rearranged
 RECURRENT_MOVED = 1 << 16  # and of a recurrent layer's
+
+# One row times a kept weight of so many bytes, whose reading takes the time: with no larger share of its values other than 0, the rest of
+# the weight is not read. On Zen 5 with 13 MB, where a tenth is 0 it is as fast as reading it all in order, where a quarter is 0 1.2 times.
+NONZERO_WEIGHTS, NONZERO_SHARE = 1 << 20, 0.88

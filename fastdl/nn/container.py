@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+
+import numpy as np
+
+from ..op import generation
 from .fusion import fused, is_enabled, joined
 from .module import Module, changes
 from .parameter import is_tensor
+
+_MOST_CHAINS = 64  # forms of x for which a Sequential remembers what its layers run
 
 
 class Sequential(Module):
@@ -50,22 +57,53 @@ class Sequential(Module):
         setattr(self, self._names[index], layer)
 
     def forward(self, x):
-        for layer, options in fused(self, pool=True) if is_tensor(x) else self._joined():
-            x = layer(x, **options)
+        if type(x) is not np.ndarray:
+            for layer, options in fused(self, pool=True) if is_tensor(x) else self._worked_out("_steps", joined):
+                x = layer(x, **options)
+            return x
+        steps, form = self._worked_out("_steps", joined), (x.shape, x.strides, x.dtype)
+        known = self.__dict__.get("_chains")
+        if known is None or known[0] is not steps or known[1] != generation():
+            known = self.__dict__["_chains"] = steps, generation(), {}
+        chain = known[2].get(form)
+        if chain is None:
+            return self._chained(known[2], form, steps, x)
+        for i, (run, form) in enumerate(chain):
+            x = run(x)
+            if form is not None and (type(x) is not np.ndarray or (x.shape, x.strides, x.dtype) != form):
+                for layer, options in steps[i + 1:]:
+                    x = layer(x, **options)
+                return x
         return x
 
-    def _joined(self):
-        """What runs as one, worked out once for all calls until an attribute of this module or of its layers is set."""
-        now, known = (changes(), is_enabled()), self.__dict__.get("_steps")
+    def _chained(self, chains, form, steps, x):
+        """The answer for x; its form's chain, a function of each step and the form of an answer that must be looked at, is kept."""
+        chain = []
+        for layer, options in steps:
+            run = layer.run_for(x, options) if type(x) is np.ndarray else None
+            if run is not None:
+                x = run(x)
+                chain.append((run, None))
+            else:
+                x = layer(x, **options)
+                chain.append((functools.partial(layer, **options), (x.shape, x.strides, x.dtype) if type(x) is np.ndarray else ()))
+        if len(chains) >= _MOST_CHAINS:
+            chains.clear()
+        chains[form] = chain
+        return x
+
+    def _worked_out(self, name, how):
+        """how(self), what runs as one, worked out once for all calls until an attribute of this module or of its layers is set."""
+        now, known = (changes(), is_enabled()), self.__dict__.get(name)
         if known is None or known[0] != now:
             versions = is_enabled(), *[vars(module).get("_version") for module in (self, *self)]
-            steps = known[2] if known is not None and known[1] == versions else joined(self)
-            known = self.__dict__["_steps"] = now, versions, steps
+            steps = known[2] if known is not None and known[1] == versions else how(self)
+            known = self.__dict__[name] = now, versions, steps
         return known[2]
 
     def vjp(self, x):
         layers, pullbacks = [], []
-        for layer, options in fused(self, pool=not is_tensor(x)):
+        for layer, options in fused(self) if is_tensor(x) else self._worked_out("_training_steps", _trained):
             x, pullback = layer.vjp(x, **options)
             layers.append(layer)
             pullbacks.append(pullback)
@@ -82,3 +120,7 @@ class Sequential(Module):
             return dy if needs else None
 
         return x, pullback
+
+
+def _trained(layers):
+    return fused(layers, pool=True)

@@ -75,6 +75,9 @@ class _Conv(_ConvBase):
     def forward(self, x, **more):
         return super().forward(x if self.padding_mode == "zeros" else self._pad(x)[0], **more)
 
+    def run_for(self, x, options):
+        return super().run_for(x, options) if self.padding_mode == "zeros" else None
+
     def vjp(self, x, **more):
         if self.padding_mode == "zeros":
             return super().vjp(x, **more)

@@ -140,6 +140,10 @@ class Folded:
         name, *parameter = (activation,) if isinstance(activation, str) else activation
         return getattr(F, name)(y, *parameter)
 
+    def run_for(self, x, options):
+        """None, as :meth:`Module.run_for` may answer: the statistics are looked at in each call."""
+        return None
+
     def one(self):
         """The layer that does what both do, as they are now."""
         layer, norm = self.layer, self.norm
@@ -179,6 +183,14 @@ class Pooled:
 
     def __init__(self, layer, pool):
         self.layer, self.pool = layer, pool
+
+    def run_for(self, x, options):
+        """As :meth:`Module.run_for`; where it is all images at once."""
+        if self._at_once(x) is not None:
+            return None
+        convolve = self.layer.run_for(x, options)
+        pool = None if convolve is None else self.pool.run_for(convolve(x), {})
+        return None if pool is None else lambda x: pool(convolve(x))
 
     def __call__(self, x, **options):
         images = self._at_once(x)

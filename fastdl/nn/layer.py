@@ -41,16 +41,23 @@ class OperatorLayer(Module):
         return (), {}
 
     def forward(self, x, *extra, **more):
-        fused = more.get("activation") if len(more) == 1 else None
-        if self.binds and type(x) is np.ndarray and not extra and (not more or type(fused) in (str, tuple)):
-            # checks and choices cost more than a small layer's work: they are made once for each form of x
-            key = x.shape, x.strides, x.dtype, generation(), fused
-            bound = self.__dict__.get("_bound")
-            run = None if bound is None else bound.get(key)
-            if run is None:
-                run = self._bind(key, x, more)
+        if not extra and (run := self._run(x, more)) is not None:
             return run(x)
         return self._call(x, *extra, **more)
+
+    def run_for(self, x, options):
+        return self._run(x, options)
+
+    def _run(self, x, options):
+        """The operator's call bound to x's form, or None."""
+        fused = options.get("activation") if len(options) == 1 else None
+        if not self.binds or type(x) is not np.ndarray or (options and type(fused) not in (str, tuple)):
+            return None
+        # checks and choices cost more than a small layer's work: they are made once for each form of x
+        key = x.shape, x.strides, x.dtype, generation(), fused
+        bound = self.__dict__.get("_bound")
+        run = None if bound is None else bound.get(key)
+        return self._bind(key, x, options) if run is None else run
 
     def _call(self, x, *extra, pool=False, **more):
         positional, options = self.arguments(x, *extra)
@@ -78,7 +85,7 @@ class OperatorLayer(Module):
         positional, options = self.arguments(x, *extra)
         if more:
             options = {**options, **more}
-        y, operator_pullback = self._operator(pool).vjp(x, *map(data_of, positional), **options)
+        y, operator_pullback = self._operator(pool).vjp(x, *[data_of(a) for a in positional], **options)
         tensors = [a for a in positional if a is None or isinstance(a, (Parameter, np.ndarray)) or is_tensor(a)]  # one gradient for each
 
         def pullback(dy, needs=True):
@@ -86,7 +93,8 @@ class OperatorLayer(Module):
             if not any(wanted):
                 return None
             dx, *gradients = operator_pullback(dy, needs=wanted)
-            accumulate(tensors, gradients, dx, dy)
+            if gradients:
+                accumulate(tensors, gradients, dx, dy)
             return dx
 
         return y, pullback

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from .. import check
+from .. import functional as F
 from ..ops.activation import check_activation
 from . import init
 from .layer import OperatorLayer
@@ -49,12 +50,21 @@ class Identity(Module):
     def forward(self, x):
         return x
 
+    def run_for(self, x, options):
+        return None if options else lambda x: x
+
     def vjp(self, x):
         return x, lambda dy, needs=True: dy if needs else None
 
 
 class Reshape(Module):
     """The base of layers that answer the same values in another shape."""
+
+    def run_for(self, x, options):
+        if options or type(x) is not np.ndarray or type(self) not in (Flatten, Unflatten):
+            return None
+        shape = self.forward(x).shape
+        return lambda x: x.reshape(shape)
 
     def vjp(self, x):
         return self.forward(x), lambda dy, needs=True: (dy if is_tensor(dy) else np.asarray(dy)).reshape(x.shape) if needs else None
@@ -68,10 +78,11 @@ class Flatten(Reshape):
         self.end_dim = check.integer("Flatten", "end_dim", end_dim)
 
     def forward(self, x):
-        first, last = (dimension("Flatten", name, d, x.ndim) for name, d in (("start_dim", self.start_dim), ("end_dim", self.end_dim)))
+        shape = tuple(x.shape)
+        first = dimension("Flatten", "start_dim", self.start_dim, len(shape))
+        last = dimension("Flatten", "end_dim", self.end_dim, len(shape))
         if first > last:
             raise ValueError(f"Flatten: start_dim {self.start_dim} comes after end_dim {self.end_dim} in shape {x.shape}")
-        shape = tuple(x.shape)
         return x.reshape(shape[:first] + (math.prod(shape[first : last + 1]),) + shape[last + 1 :])
 
     def extra_repr(self):
@@ -134,6 +145,9 @@ class Embedding(OperatorLayer):
 
     def arguments(self, x):
         return (self.weight,), {"padding_idx": self.padding_idx}
+
+    def forward(self, x):
+        return F.embedding(x, self.weight.packed)  # padding_idx speaks of gradients
 
     def extra_repr(self):
         padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"

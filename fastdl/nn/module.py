@@ -19,7 +19,7 @@ import numpy as np
 from ..op import _is_torch as is_tensor
 from .parameter import Parameter, as_array, data_of
 
-_WORKED_OUT = ("_bound", "_steps", "_version")  # names of what modules keep beside their state
+_WORKED_OUT = ("_bound", "_chains", "_steps", "_training_steps", "_version")  # names of what modules keep beside their state
 _changes = 0
 
 
@@ -79,6 +79,11 @@ class Module:
 
     def forward(self, *inputs, **options):
         raise TypeError(f"{type(self).__name__} defines no forward")
+
+    def run_for(self, x, options):
+        """What a call with x and options does, as a function of arrays of x's form whose answers all have one form; None where there
+        is no such function. It holds until an attribute of this module is set."""
+        return None
 
     def vjp(self, *inputs, **options):
         """``(y, pullback)``; ``pullback(dy, needs=True)`` answers the input's gradient and adds into each parameter's ``grad``."""

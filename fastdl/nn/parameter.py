@@ -126,29 +126,30 @@ class Parameter:
 
     @property
     def shape(self):
-        return tuple(self.data.shape)
+        return self._view.shape if self._tensor is None else tuple(self._tensor.shape)
 
     @property
     def dtype(self):
-        return self.data.dtype
+        return self._view.dtype if self._tensor is None else self._tensor.dtype
 
     @property
     def size(self):
-        return math.prod(self.shape)
+        return self._view.size if self._tensor is None else math.prod(self._tensor.shape)
 
     def __repr__(self):
         frozen = "" if self.requires_grad else ", requires_grad=False"
         return f"Parameter({self.shape}, {self.dtype}{frozen})"
 
 
-@contextlib.contextmanager
-def edit_all(parameters):
-    """The arrays of many parameters, to write to, as ``edit`` gives one."""
-    try:
-        yield [p._array for p in parameters]
-    finally:
-        for p in parameters:
-            p._owner.forms = {}
+def to_edit(parameters) -> list[np.ndarray]:
+    """The arrays of many parameters, to write to; ``edited`` must follow, whatever happens in between."""
+    return [p._array for p in parameters]
+
+
+def edited(parameters) -> None:
+    """What kernels prepared of these parameters is no longer true."""
+    for p in parameters:
+        p._owner.forms = {}
 
 
 def data_of(value):
@@ -160,7 +161,7 @@ def packed_of(value):
 
 
 def wants_gradient(tensors) -> tuple[bool, ...]:
-    return tuple(isinstance(a, Parameter) and a.requires_grad for a in tensors)
+    return tuple([isinstance(a, Parameter) and a.requires_grad for a in tensors])
 
 
 def accumulate(parameters, gradients, *others) -> None:
@@ -169,10 +170,14 @@ def accumulate(parameters, gradients, *others) -> None:
     A first gradient is kept as it is, without a copy, unless its memory is also one of ``others`` (arrays, or tuples of
     them, that the caller goes on using) or another parameter's gradient: a later ``+=`` would write to both.
     """
-    if any(is_tensor(gradient) for gradient in gradients):
-        return _accumulate_tensors(parameters, gradients, others)
-    taken = {id(_owner(a)) for o in others for a in (o if isinstance(o, (tuple, list)) else (o,)) if a is not None}
-    fresh = []
+    for gradient in gradients:
+        if type(gradient) is not np.ndarray and is_tensor(gradient):
+            return _accumulate_tensors(parameters, gradients, others)
+    taken, fresh = set(), []
+    for other in others:
+        for array in other if isinstance(other, (tuple, list)) else (other,):
+            if array is not None:
+                taken.add(id(_owner(array)))
     for parameter, gradient in zip(parameters, gradients, strict=True):
         if gradient is not None and isinstance(parameter, Parameter):
             owner = _owner(gradient)

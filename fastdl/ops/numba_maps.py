@@ -1,7 +1,7 @@
 """Kernels that do the same to each element of arrays as they lie in memory; memory of the same order for all.
 
     square = unary("square", lambda v, a, b: v * v)      # f of a vector and of the kernel's two parameters, as vectors
-    square["f"](pool_for(x, ELEMENTS), x, y, 0.0, 0.0)   # of flat arrays
+    square["f"](pool_for(x, ELEMENTS), x, y, 0.0, 0.0)   # of arrays in C order, of any rank
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from ..cpu.simd import first_lanes, hsum, lanes, load, load_n, load_two, offset,
 CHUNK = 1 << 14  # elements: a share of L2 for each array
 
 
-def unary(name, function):
-    """A kernel (pool, x, y, a, b): y = function(x, a, b)."""
+def unary_chunk(function):
+    """The chunk of a kernel of ``unary``: (slot, chunk, x, y, n, a, b), of pointers."""
     f = inline(function)
 
     @inline
@@ -34,12 +34,19 @@ def unary(name, function):
             store_n(q, i, f(load_n(p, i, m), va, vb), m)
             i += V
 
+    return body
+
+
+def unary(name, function):
+    """A kernel (pool, x, y, a, b): y = function(x, a, b)."""
+    body = unary_chunk(function)
+
     def run(pool, x, y, a, b):
         n = x.shape[0]
         parallel_for(pool, body, (n + CHUNK - 1) // CHUNK, (pointer(x), pointer(y), n, a, b))
 
     run.__qualname__, run.__module__ = name, function.__module__
-    return kernel("i R1 W1 T T")(run)
+    return kernel("i R* W* T T")(run)
 
 
 def binary(name, function):
@@ -66,7 +73,7 @@ def binary(name, function):
         parallel_for(pool, body, (n + CHUNK - 1) // CHUNK, (pointer(x), pointer(y), pointer(z), n, a, b))
 
     run.__qualname__, run.__module__ = name, function.__module__
-    return kernel("i R1 R1 W1 T T")(run)
+    return kernel("i R* R* W* T T")(run)
 
 
 def binary_sum(name, function):
@@ -95,7 +102,7 @@ def binary_sum(name, function):
         parallel_for(pool, body, (n + CHUNK - 1) // CHUNK, (pointer(x), pointer(y), pointer(sums), n, a, b))
 
     run.__qualname__, run.__module__ = name, function.__module__
-    return kernel("i R1 R1 W1 T T")(run)
+    return kernel("i R* R* W1 T T")(run)
 
 
 # ------------------------------------------------------------------------------------------------ memory
@@ -115,9 +122,8 @@ def dense(x):
 
 
 def flat(x, order):
-    if x.ndim == 1:
-        return x
-    return x.reshape(-1) if order is None else x.transpose(order).reshape(-1)
+    """x, whose memory has its axes in that order, as kernels of this file take it."""
+    return x if order is None else x.transpose(order)
 
 
 def like(x, memory):

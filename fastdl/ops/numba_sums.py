@@ -71,18 +71,22 @@ def column_sums(pool, share, x, sums):
     parallel_for(pool, _column_chunk, sums.shape[0], (pointer(x), rows, n, share, pointer(sums)))
 
 
+def row_of_sums(x: np.ndarray) -> np.ndarray:
+    """The sum of x (rows, n), at least one, over its rows, of x's dtype."""
+    rows, n = x.shape
+    share = max(LEAST_ROWS, SHARE // max(1, n))
+    parts = np.empty((-(-rows // share), n), x.dtype)
+    column_sums[x.dtype.char](pool_for(x, SUMMED), share, x if x.flags.c_contiguous else np.ascontiguousarray(x), parts)
+    return parts.reshape(n) if len(parts) == 1 else parts.sum(axis=0, dtype=np.float64).astype(x.dtype)
+
+
 def channel_sums(x: np.ndarray) -> np.ndarray:
     """The sum of x (N, C, D, H, W) over all but its second axis, of x's dtype."""
     n, channels = x.shape[:2]
     if not x.size:
         return np.zeros(channels, x.dtype)
-    pool = pool_for(x, SUMMED)
     if is_channels_last(x):
-        rows = np.ascontiguousarray(x.transpose(0, 2, 3, 4, 1)).reshape(-1, channels)
-        share = max(LEAST_ROWS, SHARE // channels)
-        parts = np.empty((-(-len(rows) // share), channels), x.dtype)
-        column_sums[x.dtype.char](pool, share, rows, parts)
-    else:
-        parts = np.empty((n, channels), x.dtype)
-        plane_sums[x.dtype.char](pool, np.ascontiguousarray(x).reshape(n * channels, -1), parts.reshape(-1))
+        return row_of_sums(np.ascontiguousarray(x.transpose(0, 2, 3, 4, 1)).reshape(-1, channels))
+    parts = np.empty((n, channels), x.dtype)
+    plane_sums[x.dtype.char](pool_for(x, SUMMED), np.ascontiguousarray(x).reshape(n * channels, -1), parts.reshape(-1))
     return parts.sum(axis=0, dtype=np.float64).astype(x.dtype)

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 
 import numpy as np
 
 from .. import op
+from ..cpu import parallel
 from ..op import _is_torch as is_tensor
+
+
+@functools.cache
+def _kernels():
+    return importlib.import_module("fastdl.optim.numba_backend")
 
 
 def compiled():
     """The module of compiled kernels; None where Numba cannot be had or another backend was asked for."""
     if op.current_backend() not in (None, "numba") or op._backends["numba"].missing:
         return None
-    return importlib.import_module("fastdl.optim.numba_backend")
+    return _kernels()
 
 
 def gradients_norm(gradients, p=2.0) -> float:
@@ -32,10 +39,9 @@ def gradients_norm(gradients, p=2.0) -> float:
         return math.sqrt(sum(float(np.dot(flat, flat)) for flat in (g.reshape(-1) for g in gradients)))
     total = 0.0
     for char, some in _by_dtype(gradients):
-        rows = [np.ascontiguousarray(g) for g in some]  # a name keeps copies alive
-        pool, chunks, table, owner = compiled().layout(rows)
-        sums = np.empty(chunks, char)
-        compiled().squares[char](pool, chunks, np.empty(0, char), table, owner, sums)
+        rows = [np.ascontiguousarray(g) for g in some]
+        sums = np.empty(sum(-(-g.size // compiled().CHUNK) for g in rows), char)
+        compiled().squares[char](parallel.pool(), sums, rows, np.empty(2 * len(rows), np.int64))
         total += float(sums.sum(dtype=np.float64))
     return math.sqrt(total)
 
@@ -52,14 +58,18 @@ def scale_gradients(gradients, scale: float) -> None:
         for g in gradients:
             g *= scale
         return
-    whole = [g for g in gradients if compiled() is not None and g.flags.c_contiguous and g.flags.writeable and g.dtype.char in "fd"]
+    whole = [g for g in gradients if compiled() is not None and _is_plain(g) and g.flags.writeable]
     taken = set(map(id, whole))
     for g in gradients:
         if id(g) not in taken:
             g *= scale
     for char, some in _by_dtype(whole):
-        pool, chunks, table, owner = compiled().layout(some)
-        compiled().times[char](pool, chunks, np.empty(0, char), table, owner, scale)
+        compiled().times[char](parallel.pool(), np.empty(0, char), some, np.empty(2 * len(some), np.int64), scale)
+
+
+def _is_plain(g):
+    """Whether kernels take it as it is."""
+    return type(g) is np.ndarray and g.flags.c_contiguous and g.dtype.char in "fd" and g.dtype.isnative
 
 
 def _by_dtype(arrays):

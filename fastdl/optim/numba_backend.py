@@ -1,30 +1,46 @@
 """Optimisers' steps on SIMD vectors: one pass over the parameters of a group, each element read and written once.
 
-All parameters of a group and dtype are one parallel region. A table has a row for each parameter: its size, its first chunk, the
-addresses of its data, gradient and buffers; ``owner`` says to which row a chunk belongs.
+All parameters of a group and dtype are one parallel region. A kernel is handed lists of arrays, the parameters' data, gradients and
+buffers, and reads them where they are; it answers False, and has done nothing, where an array is not of its dtype, in C order and of its
+parameter's size.
 """
 
 from __future__ import annotations
 
-import numpy as np
-
-from ..cpu import parallel
 from ..cpu._pool import parallel_for
 from ..cpu.jit import inline, kernel
-from ..cpu.simd import at_address, fma, hsum, lanes, larger, load, load_n, offset, pointer, read, select, splat, sqrt, store_n, write
+from ..cpu.listed import all_plain, count, data_of, places, same_sizes, size_of
+from ..cpu.simd import fma, hsum, lanes, larger, load, load_n, offset, pointer, read, select, splat, sqrt, store_n, write
 from ..cpu.thresholds import ELEMENTS
 
 CHUNK = 1 << 14  # elements
-SIZE, FIRST, DATA = range(3)
-_COLUMNS = 7  # the size, the first chunk and up to five arrays
 
 
 @inline
-def _place(p, table, owner, chunk):
-    """(the row of a chunk's parameter, the chunk's first element, how many there are)."""
-    row = offset(table, read(owner, chunk) * _COLUMNS)
-    start = (chunk - read(row, FIRST)) * CHUNK
-    return row, start, min(CHUNK, read(row, SIZE) - start)
+def _share_out(pool, data, firsts):
+    """(the pool or none, how many chunks); firsts: each parameter's first chunk and the parameter's size, as pairs."""
+    chunks = elements = 0
+    for i in range(count(data)):
+        size = size_of(data, i)
+        write(firsts, 2 * i, chunks)
+        write(firsts, 2 * i + 1, size)
+        chunks += (size + CHUNK - 1) // CHUNK
+        elements += size
+    return pool if elements > ELEMENTS else 0, chunks
+
+
+@inline
+def _place(firsts, members, chunk):
+    """(the parameter of a chunk, the chunk's first element, how many there are)."""
+    low, high = 0, members
+    while high - low > 1:  # the last whose first chunk is not a later one; of empty ones before it, none has a chunk
+        middle = (low + high) // 2
+        if read(firsts, 2 * middle) <= chunk:
+            low = middle
+        else:
+            high = middle
+    start = (chunk - read(firsts, 2 * low)) * CHUNK
+    return low, start, min(CHUNK, read(firsts, 2 * low + 1) - start)
 
 
 @inline
@@ -34,8 +50,8 @@ def _load(p, i, n):
 
 
 @inline
-def _array(p, row, k, start):
-    return offset(at_address(p, read(row, DATA + k)), start)
+def _array(p, items, which, start):
+    return offset(data_of(items, which, p), start)
 
 
 # ------------------------------------------------------------------------------------------------ SGD
@@ -47,14 +63,14 @@ def _sgd(data, g, v, momentum, taken, nesterov, first):
 
 
 @inline
-def _sgd_chunk(slot, chunk, p, table, owner, lr, momentum, taken, decay, scale, moves, nesterov, first, decays):
+def _sgd_chunk(slot, chunk, p, firsts, members, weights, grads, moments, lr, momentum, taken, decay, scale, moves, nesterov, first, decays):
     V = lanes(p)
-    row, start, n = _place(p, table, owner, chunk)
-    data, grad = _array(p, row, 0, start), _array(p, row, 1, start)
+    which, start, n = _place(firsts, members, chunk)
+    data, grad = _array(p, weights, which, start), _array(p, grads, which, start)
     rate, shrink, grown, kept, share = splat(p, -lr), splat(p, decay), splat(p, scale), splat(p, momentum), splat(p, taken)
     i = 0
     if moves:
-        buffer = _array(p, row, 2, start)
+        buffer = _array(p, moments, which, start)
         while i < n:
             m = min(V, n - i)
             x, g, v = _load(data, i, m), _load(grad, i, m) * grown, splat(p, 0.0)
@@ -76,22 +92,34 @@ def _sgd_chunk(slot, chunk, p, table, owner, lr, momentum, taken, decay, scale, 
             i += V
 
 
-@kernel("i i W1 L2 L1 T T T T T i i i")
-def sgd(pool, chunks, like, table, owner, lr, momentum, taken, decay, scale, moves, nesterov, first):
-    """data -= lr * d with d = v (or g + momentum * v), v = momentum * v + taken * g (or g), g = scale * grad + decay * data."""
+@kernel("i R1 A A A L1 T T T T T i i i")
+def sgd(pool, like, data, grads, moments, firsts, lr, momentum, taken, decay, scale, moves, nesterov, first):
+    """data -= lr * d with d = v (or g + momentum * v), v = momentum * v + taken * g (or g), g = scale * grad + decay * data.
+
+    moments: v of each, an empty list where nothing ``moves``. firsts: room for two integers a parameter.
+    """
+    p = pointer(like)
+    if not (all_plain(data, p, True) and all_plain(grads, p, False) and same_sizes(data, grads)):
+        return False
+    if moves and not (all_plain(moments, p, True) and same_sizes(data, moments)):
+        return False
+    pool, chunks = _share_out(pool, data, pointer(firsts))
     parallel_for(pool, _sgd_chunk, chunks,
-                 (pointer(like), pointer(table), pointer(owner), lr, momentum, taken, decay, scale, moves, nesterov, first, decay != 0))
+                 (p, pointer(firsts), count(data), places(data), places(grads), places(moments), lr, momentum, taken, decay, scale, moves,
+                  nesterov, first, decay != 0))
+    return True
 
 
 # ------------------------------------------------------------------------------------------------ Adam
 @inline
-def _adam_chunk(slot, chunk, p, table, owner, rates, new1, old2, new2, eps, decay, keep, scale, amsgrad, decays):
+def _adam_chunk(slot, chunk, p, firsts, members, weights, grads, means, squares, tops, rate, root, new1, old2, new2, eps, decay, keep,
+                scale, amsgrad, decays):
     V = lanes(p)
-    row, start, n = _place(p, table, owner, chunk)
-    data, grad, mean, square = _array(p, row, 0, start), _array(p, row, 1, start), _array(p, row, 2, start), _array(p, row, 3, start)
-    largest = _array(p, row, 4, start) if amsgrad else square
-    k = read(owner, chunk) * 2
-    rate, root = splat(p, -read(rates, k)), splat(p, read(rates, k + 1))
+    which, start, n = _place(firsts, members, chunk)
+    data, grad = _array(p, weights, which, start), _array(p, grads, which, start)
+    mean, square = _array(p, means, which, start), _array(p, squares, which, start)
+    largest = _array(p, tops, which, start) if amsgrad else square
+    rate, root = splat(p, -rate), splat(p, root)
     by1, by2, old = splat(p, new1), splat(p, new2), splat(p, old2)
     least, shrink, kept, grown, i = splat(p, eps), splat(p, decay), splat(p, keep), splat(p, scale), 0
     while i < n:
@@ -112,24 +140,33 @@ def _adam_chunk(slot, chunk, p, table, owner, rates, new1, old2, new2, eps, deca
         i += V
 
 
-@kernel("i i W1 L2 L1 R2 T T T T T T T i")
-def adam(pool, chunks, like, table, owner, rates, new1, old2, new2, eps, decay, keep, scale, amsgrad):
+@kernel("i R1 A A A A A L1 T T T T T T T T T i")
+def adam(pool, like, data, grads, means, squares, tops, firsts, rate, root, new1, old2, new2, eps, decay, keep, scale, amsgrad):
     """data = keep * data - rate * a / (root * sqrt(b) + eps), where g = scale * grad + decay * data.
 
-    a and b are the running means of g and g * g, whose newest terms have the weights new1 and new2 (b: the largest so far, with
-    amsgrad). rates: (parameters, 2), each one's rate and root.
+    a and b are the running means of g and g * g, in means and squares, whose newest terms have the weights new1 and new2. With amsgrad b
+    is the largest so far, in tops, an empty list otherwise. firsts: room for two integers a parameter.
     """
+    p = pointer(like)
+    if not (all_plain(data, p, True) and all_plain(grads, p, False) and all_plain(means, p, True) and all_plain(squares, p, True)):
+        return False
+    if not (same_sizes(data, grads) and same_sizes(data, means) and same_sizes(data, squares)):
+        return False
+    if amsgrad and not (all_plain(tops, p, True) and same_sizes(data, tops)):
+        return False
+    pool, chunks = _share_out(pool, data, pointer(firsts))
     parallel_for(pool, _adam_chunk, chunks,
-                 (pointer(like), pointer(table), pointer(owner), pointer(rates), new1, old2, new2, eps, decay, keep, scale, amsgrad,
-                  decay != 0))
+                 (p, pointer(firsts), count(data), places(data), places(grads), places(means), places(squares), places(tops), rate, root,
+                  new1, old2, new2, eps, decay, keep, scale, amsgrad, decay != 0))
+    return True
 
 
 # ------------------------------------------------------------------------------------------------ gradients
 @inline
-def _squares_chunk(slot, chunk, p, table, owner, sums):
+def _squares_chunk(slot, chunk, p, firsts, members, grads, sums):
     V = lanes(p)
-    row, start, n = _place(p, table, owner, chunk)
-    grad, i = _array(p, row, 0, start), 0
+    which, start, n = _place(firsts, members, chunk)
+    grad, i = _array(p, grads, which, start), 0
     a = splat(p, 0.0)
     b = c = d = a
     while i + 4 * V <= n:
@@ -143,57 +180,34 @@ def _squares_chunk(slot, chunk, p, table, owner, sums):
     write(sums, chunk, hsum((a + b) + (c + d)))
 
 
-@kernel("i i W1 L2 L1 W1")
-def squares(pool, chunks, like, table, owner, sums):
-    """The sum of squares of each chunk."""
-    parallel_for(pool, _squares_chunk, chunks, (pointer(like), pointer(table), pointer(owner), pointer(sums)))
+@kernel("i W1 A L1")
+def squares(pool, sums, grads, firsts):
+    """The sum of squares of each chunk: sums has room for as many."""
+    p = pointer(sums)
+    if not all_plain(grads, p, False):
+        return False
+    pool, chunks = _share_out(pool, grads, pointer(firsts))
+    parallel_for(pool, _squares_chunk, chunks, (p, pointer(firsts), count(grads), places(grads), p))
+    return True
 
 
 @inline
-def _times_chunk(slot, chunk, p, table, owner, scale):
+def _times_chunk(slot, chunk, p, firsts, members, grads, scale):
     V = lanes(p)
-    row, start, n = _place(p, table, owner, chunk)
-    grad, factor, i = _array(p, row, 0, start), splat(p, scale), 0
+    which, start, n = _place(firsts, members, chunk)
+    grad, factor, i = _array(p, grads, which, start), splat(p, scale), 0
     while i < n:
         m = min(V, n - i)
         store_n(grad, i, _load(grad, i, m) * factor, m)
         i += V
 
 
-@kernel("i i W1 L2 L1 T")
-def times(pool, chunks, like, table, owner, scale):
+@kernel("i R1 A L1 T")
+def times(pool, like, grads, firsts, scale):
     """Every element times scale."""
-    parallel_for(pool, _times_chunk, chunks, (pointer(like), pointer(table), pointer(owner), scale))
-
-
-# ------------------------------------------------------------------------------------------------ from arrays
-class Layout:
-    """The table and the chunks' owners for rows of arrays, those of a row of one size, without gaps; it keeps the arrays alive.
-
-    A row's gradient comes second in the table; ``with_gradients`` enters those of a step.
-    """
-
-    def __init__(self, rows):
-        self.rows = rows
-        sizes = np.array([row[0].size for row in rows], np.int64)
-        counts = (sizes + (CHUNK - 1)) // CHUNK
-        self.elements, self.chunks, self.like = int(sizes.sum()), int(counts.sum()), np.empty(0, rows[0][0].dtype)
-        self.owner, self.table = np.repeat(np.arange(len(rows)), counts), np.zeros((len(rows), _COLUMNS), np.int64)
-        self.table[:, SIZE], self.table[:, FIRST] = sizes, np.cumsum(counts) - counts
-        for k in range(len(rows[0])):
-            self.table[:, DATA + k + (k > 0)] = [row[k].__array_interface__["data"][0] for row in rows]
-
-    def is_of(self, rows):
-        return all(a is b for row, other in zip(self.rows, rows, strict=True) for a, b in zip(row, other, strict=True))
-
-    def with_gradients(self, grads):
-        """(pool, table); a table of its own, for two threads may step at once."""
-        table = self.table.copy()
-        table[:, DATA + 1] = [g.__array_interface__["data"][0] for g in grads]
-        return parallel.pool() if self.elements > ELEMENTS else 0, table
-
-
-def layout(arrays):
-    """(pool, chunks, table, owner) for arrays without gaps, each a row of its own. They must be kept alive."""
-    made = Layout([(a,) for a in arrays])
-    return parallel.pool() if made.elements > ELEMENTS else 0, made.chunks, made.table, made.owner
+    p = pointer(like)
+    if not all_plain(grads, p, True):
+        return False
+    pool, chunks = _share_out(pool, grads, pointer(firsts))
+    parallel_for(pool, _times_chunk, chunks, (p, pointer(firsts), count(grads), places(grads), scale))
+    return True

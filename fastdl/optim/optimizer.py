@@ -11,8 +11,10 @@ import math
 import numpy as np
 
 from .. import check
+from ..cpu import parallel
+from ..cpu.workspace import NOTHING
 from ..nn import Parameter
-from ..nn.parameter import as_array, edit_all, is_tensor
+from ..nn.parameter import as_array, edited, is_tensor, to_edit
 from .gradients import clip_scale, compiled, gradients_norm
 
 _BLOCK = 1 << 15  # elements: six float32 arrays of 128 KB fit a 1 MB second-level cache, and Python's share of the time is small
@@ -36,7 +38,6 @@ class Optimizer:
         self.defaults = defaults
         self.param_groups = []
         self.state: dict[int, dict] = {}  # by the parameter's number in the order of the groups
-        self._layouts: dict = {}  # tables of addresses, used again as long as the arrays are the same
         seen = set()
         for group in params:
             if not isinstance(group, dict) or "params" not in group:
@@ -54,9 +55,6 @@ class Optimizer:
             group = {**defaults, **group, "params": members}
             self.check(group)
             self.param_groups.append(group)
-
-    def __getstate__(self):
-        return {**vars(self), "_layouts": {}}  # a copy's arrays lie elsewhere
 
     def check(self, group) -> None:
         """Raise ValueError where a group's options are out of range."""
@@ -80,34 +78,33 @@ class Optimizer:
             members = []
             for p in group["params"]:
                 number += 1
-                if p.grad is None or not p.requires_grad:
+                grad = p.grad
+                if grad is None or not p.requires_grad:
                     continue
-                if p.grad.shape != p.shape:
-                    raise ValueError(f"{type(self).__name__}: a gradient has shape {p.grad.shape}, its parameter {p.shape}")
+                if grad.shape != p.shape:
+                    raise ValueError(f"{type(self).__name__}: a gradient has shape {grad.shape}, its parameter {p.shape}")
                 members.append((number, p))
             groups.append(members)
         scale = 1.0
         if max_norm is not None:
             max_norm = check.number("step", "max_norm", max_norm, 0)
             scale = clip_scale(gradients_norm([p.grad for members in groups for _, p in members]), max_norm)
+        states = self.state
         for group, members in zip(self.param_groups, groups, strict=True):
-            found = []
+            arrays, tensors = [], {}  # together: tensors that one call can take
             for number, p in members:
-                state = self.state.get(number)
+                state = states.get(number)
                 if state is None:
-                    state = self.state[number] = self.new_state(p, group)
+                    state = states[number] = self.new_state(p, group)
                 state["step"] += 1
-                found.append((p, state))
-            arrays = [member for member in found if not is_tensor(member[0].data)]
+                if p._tensor is None:
+                    arrays.append((p, state))
+                else:
+                    tensors.setdefault((p.dtype, p.data.device, state["step"]), []).append((p, state))
             if arrays:
                 self.update_all(group, arrays, scale)
-            if len(arrays) < len(found):
-                together = {}  # tensors that one call can take
-                for p, state in found:
-                    if is_tensor(p.data):
-                        together.setdefault((p.dtype, p.data.device, state["step"]), []).append((p, state))
-                for members in together.values():
-                    self.update_tensors(group, members, scale)
+            for together in tensors.values():
+                self.update_tensors(group, together, scale)
 
     def update_all(self, group, members, scale) -> None:
         """One step of each (parameter, state) of a group, the gradients times scale."""
@@ -134,20 +131,23 @@ class Optimizer:
         """One parameter's step."""
         raise TypeError(f"{type(self).__name__} defines no update")
 
-    def in_one_pass(self, kernel, members, names, *rest):
-        """Call ``kernel[dtype](pool, chunks, like, table, owner, *rest(the members))`` for the members of each dtype."""
-        for char in {p.dtype.char for p, _ in members}:
-            some = [(p, state) for p, state in members if p.dtype.char == char and p.size]
-            if not some:
-                continue
-            with edit_all([p for p, _ in some]) as arrays:
-                kept = [(data, *[state[name] for name in names]) for data, (_, state) in zip(arrays, some, strict=True)]
-                key, grads = (char, len(names), len(some)), [np.ascontiguousarray(p.grad, dtype=p.dtype) for p, _ in some]
-                layout = self._layouts.get(key)
-                if layout is None or not layout.is_of(kept):
-                    layout = self._layouts[key] = compiled().Layout(kept)
-                pool, table = layout.with_gradients(grads)
-                kernel[char](pool, layout.chunks, layout.like, table, layout.owner, *(r(some) if callable(r) else r for r in rest))
+    def in_one_pass(self, kernel, members, names, buffers, *rest):
+        """Call ``kernel[dtype](pool, like, data, grads, *buffers, firsts, *rest)`` for members of one dtype.
+
+        names: of the state's buffers that the kernel takes, which has room for so many ``buffers``.
+        """
+        parameters = [p for p, _ in members]
+        char = parameters[0].dtype.char
+        arrays, grads = to_edit(parameters), [p.grad for p in parameters]
+        kept = [[state[name] for _, state in members] for name in names] + [[]] * (buffers - len(names))
+        try:
+            pool, like, firsts, run = parallel.pool(), NOTHING[char], np.empty(2 * len(members), np.int64), kernel[char]
+            if not run(pool, like, arrays, grads, *kept, firsts, *rest):  # a gradient of another dtype, or with gaps
+                grads = [np.ascontiguousarray(g, dtype=p.dtype) for g, p in zip(grads, parameters, strict=True)]
+                if not run(pool, like, arrays, grads, *kept, firsts, *rest):
+                    raise TypeError(f"{type(self).__name__}: a buffer of its state has not its parameter's dtype and size, or has gaps")
+        finally:
+            edited(parameters)
 
     def blocks(self, p, state, *names):
         """Flat views, a block at a time, of data, grad and each named buffer, and two scratch arrays."""
@@ -242,15 +242,14 @@ class SGD(Optimizer):
         kernels = compiled()
         if kernels is None:
             return super().update_all(group, members, scale)
-        momentum = group["momentum"]
-        by_age = {True: [], False: []}
+        momentum, together = group["momentum"], {}
         for p, state in members:
             first = bool(momentum) and "momentum_buffer" not in state
             if first:
                 state["momentum_buffer"] = np.empty(p.shape, p.dtype)
-            by_age[first].append((p, state))
-        for first, some in by_age.items():
-            self.in_one_pass(kernels.sgd, some, ["momentum_buffer"] if momentum else [], group["lr"], momentum, 1 - group["dampening"],
+            together.setdefault((p.dtype, first), []).append((p, state))
+        for (_, first), some in together.items():
+            self.in_one_pass(kernels.sgd, some, ["momentum_buffer"] if momentum else [], 1, group["lr"], momentum, 1 - group["dampening"],
                              group["weight_decay"], scale, bool(momentum), bool(group["nesterov"]), first)
 
     def update_tensors(self, group, members, scale):
@@ -319,13 +318,13 @@ class Adam(Optimizer):
         if kernels is None:
             return super().update_all(group, members, scale)
         lr, (beta1, beta2), decay = group["lr"], group["betas"], group["weight_decay"]
-
-        def rates(some):
-            steps = [state["step"] for _, state in some]
-            return np.array([(lr / (1 - beta1**n), 1 / math.sqrt(1 - beta2**n)) for n in steps], some[0][0].dtype)
-
-        self.in_one_pass(kernels.adam, members, self.required_buffers(group), rates, 1 - beta1, beta2, 1 - beta2, group["eps"],
-                         0.0 if self.decoupled else decay, 1 - lr * decay if self.decoupled else 1.0, scale, bool(group["amsgrad"]))
+        together = {}
+        for p, state in members:
+            together.setdefault((p.dtype, state["step"]), []).append((p, state))
+        for (_, step), some in together.items():
+            self.in_one_pass(kernels.adam, some, self.required_buffers(group), 3, lr / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step),
+                             1 - beta1, beta2, 1 - beta2, group["eps"], 0.0 if self.decoupled else decay,
+                             1 - lr * decay if self.decoupled else 1.0, scale, bool(group["amsgrad"]))
 
     def update_tensors(self, group, members, scale):
         from .tensors import adam

@@ -10,7 +10,7 @@ from .geometry import ALGORITHMS, conv_params, conv_transpose_params, read_paddi
 from .pooled import PooledParams
 
 
-@operator("conv", "conv", "input weight bias")
+@operator("conv", "conv", "input weight bias", by_form=True)
 def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, activation=None, algorithm="auto"):
     """``activation(input * weight + bias)``, a cross-correlation over sequences. As :func:`torch.nn.functional.conv1d`.
 
@@ -21,7 +21,7 @@ def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, 
     return _conv("conv1d", 1, input, weight, bias, stride, padding, dilation, groups, activation, algorithm)
 
 
-@operator("conv", "conv", "input weight bias")
+@operator("conv", "conv", "input weight bias", by_form=True)
 def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, activation=None, algorithm="auto"):
     """``activation(input * weight + bias)``, a cross-correlation over images. As :func:`torch.nn.functional.conv2d`.
 
@@ -50,7 +50,7 @@ def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, 
     return _conv("conv2d", 2, input, weight, bias, stride, padding, dilation, groups, activation, algorithm)
 
 
-@operator("conv", "conv", "input weight bias")
+@operator("conv", "conv", "input weight bias", by_form=True)
 def conv3d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, activation=None, algorithm="auto"):
     """``activation(input * weight + bias)``, a cross-correlation over volumes. As :func:`torch.nn.functional.conv3d`.
 
@@ -63,7 +63,7 @@ def conv3d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, 
     return _conv("conv3d", 3, input, weight, bias, stride, padding, dilation, groups, activation, algorithm)
 
 
-@operator("conv", "conv_max_pool", "input weight bias")
+@operator("conv", "conv_max_pool", "input weight bias", by_form=True)
 def conv2d_max_pool2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, activation=None, algorithm="auto"):
     """``max_pool2d(conv2d(...), 2)``. On a GPU it is one pass, and the convolution's whole answer never reaches memory; on a CPU that
     answer is not kept for the gradient, whose weight's share is summed over the maxima alone.
@@ -86,7 +86,7 @@ def _pooled(params, shapes):
     return PooledParams(params, pool), (*shapes[:-2], *out)
 
 
-@operator("conv", "conv_transpose", "input weight bias")
+@operator("conv", "conv_transpose", "input weight bias", by_form=True)
 def conv_transpose1d(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1, *, activation=None,
                      algorithm="auto"):
     """The transpose of :func:`conv1d` with bias and activation. As :func:`torch.nn.functional.conv_transpose1d`.
@@ -100,7 +100,7 @@ def conv_transpose1d(input, weight, bias=None, stride=1, padding=0, output_paddi
                            algorithm)
 
 
-@operator("conv", "conv_transpose", "input weight bias")
+@operator("conv", "conv_transpose", "input weight bias", by_form=True)
 def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1, *, activation=None,
                      algorithm="auto"):
     """The transpose of :func:`conv2d` (its data gradient) with bias and activation. As :func:`torch.nn.functional.conv_transpose2d`.
@@ -128,7 +128,7 @@ def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_paddi
                            algorithm)
 
 
-@operator("conv", "conv_transpose", "input weight bias")
+@operator("conv", "conv_transpose", "input weight bias", by_form=True)
 def conv_transpose3d(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1, *, activation=None,
                      algorithm="auto"):
     """The transpose of :func:`conv3d` with bias and activation. As :func:`torch.nn.functional.conv_transpose3d`.

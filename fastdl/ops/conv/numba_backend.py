@@ -82,7 +82,7 @@ def _bound(plan, x, w, bias, params, shape):
         return None
     last, runs = is_channels_last(x), {}
 
-    def run(x):
+    def run(x, w, bias):
         team = parallel.team()
         way = runs.get(team)
         if way is None:

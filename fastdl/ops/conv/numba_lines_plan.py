@@ -38,7 +38,7 @@ def planned(x, w, before, shape, act, team):
     """``run(x, w, bias)`` makes y of ``shape``; before: the padding above and to the left."""
     (K, C, _, _, r), (N, _, _, TH, TW) = w.shape, shape
     dtype, lanes, points, T = x.dtype, LANES["f"], FOUR + r - 1, -(-TW // FOUR)
-    pool, slots = team if math.prod(shape) * C * r * r > MULTIPLY_ADDS else (0, 1)
+    pool, slots = team if math.prod(shape) * C * r * points // FOUR > MULTIPLY_ADDS else (0, 1)
     band = TH
     while band > 1 and (points * C * (band + r - 1) * T * 4 > caches()[1] // 4 or (slots > 1 and N * -(-TH // band) < 4 * slots)):
         band = -(-band // 2)

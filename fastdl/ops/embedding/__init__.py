@@ -30,7 +30,7 @@ def embedding(input, weight, padding_idx=None):
     index = check.array("embedding", "input", input, kinds="i")
     w = check.array("embedding", "weight", weight, 2)
     rows = w.shape[0]
-    if not check.on_device(index) and index.size and (index.min() < 0 or index.max() >= rows):
+    if not check.on_device(index) and not check.all_below(index, rows):
         first = index[(index < 0) | (index >= rows)][0]
         raise ValueError(f"embedding: input contains {first}, weight has {rows} rows; the rule is 0 to {rows - 1}")
     if padding_idx is not None:

@@ -6,9 +6,26 @@ import numpy as np
 
 from ...cpu import parallel
 from ...cpu.thresholds import ELEMENTS
-from .numba_embedding import add_rows, copy_rows
+from ...cpu.workspace import KINDS
+from .numba_embedding import add_rows, copy_at_once, copy_rows
 
 _PARTS = 4  # of the table for each thread: words are not named evenly
+
+
+class _AtOnce(dict):
+    """Small look-ups, checks and all, by the indices' dtype; see op.Operator."""
+
+    arity = 2  # input, weight
+
+    def __init__(self):
+        def serve(index, weight):
+            char = weight.dtype.char if type(weight) is np.ndarray else None
+            return copy_at_once[char](index, weight) if char and char in KINDS else None
+
+        super().__init__({np.dtype(np.int64).char: serve})
+
+
+embedding_at_once = _AtOnce()
 
 
 def _index(index):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from ...cpu._pool import parallel_for
+from ...cpu.borrowed import absent, contents, create_like, nothing
 from ...cpu.jit import inline, kernel
-from ...cpu.simd import lanes, load, load_n, offset, pointer, prefetch, read, store, store_n
+from ...cpu.simd import address, lanes, load, load_n, offset, pointer, prefetch, read, store, store_n
+from ...cpu.thresholds import ELEMENTS
 
 SHARE = 1 << 14  # elements that a thread takes at a time, in whole rows
 _AHEAD = 2  # rows whose first lines are asked for early: which comes next the machine cannot guess
@@ -32,6 +34,24 @@ def copy_rows(pool, index, w, y):
     share = max(1, SHARE // max(1, width))
     parallel_for(pool, _copy_chunk, (n + share - 1) // share,
                  (pointer(index), n, share, pointer(w), w.strides[0] // w.itemsize, width, pointer(y)))
+
+
+@kernel("OL* O2")
+def copy_at_once(index, w):
+    """w[index], of few elements; None where that is not so, an index is out of range, or memory lies otherwise than it is read here."""
+    if absent(index) or absent(w):
+        return nothing(w)
+    n, (rows, width) = index.shape[0], w.shape
+    if n * width > ELEMENTS or n == 0 or (w.strides[1] != w.itemsize and width > 1):
+        return nothing(w)
+    named = pointer(index)
+    for r in range(n):
+        if read(named, r) < 0 or read(named, r) >= rows:
+            return nothing(w)
+    made = create_like(index, w, width)
+    if address(contents(made)) != 0:
+        _copy_chunk(0, 0, named, n, n, pointer(w), w.strides[0] // w.itemsize, width, contents(made))
+    return made
 
 
 @inline

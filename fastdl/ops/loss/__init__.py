@@ -108,7 +108,7 @@ def _class_call(op, x, target, weight, channels, params):
     shape = x.shape[:1] + x.shape[2:] if x.ndim > 1 else ()
     if t.shape != shape:
         raise ValueError(f"{op}: target has shape {t.shape}, input has {x.shape}; the rule for class indices is {shape}")
-    if not check.on_device(t) and t.size and (t.min() < 0 or t.max() >= channels):
+    if not check.on_device(t) and not check.all_below(t, channels):
         bad = ((t < 0) | (t >= channels)) & (t != params.ignore_index)
         if bad.any():
             raise ValueError(f"{op}: target contains {t[bad][0]}, input has {channels} classes; "
@@ -120,7 +120,7 @@ def _class_call(op, x, target, weight, channels, params):
 
 
 # ------------------------------------------------------------------------------------------------ elementwise
-@operator("loss", "mse_loss", "input target")
+@operator("loss", "mse_loss", "input target", by_form=True)
 def mse_loss(input, target, reduction="mean"):
     """``(input - target)**2``. As :func:`torch.nn.functional.mse_loss`, but shapes that differ are an error, not a warning.
 
@@ -132,7 +132,7 @@ def mse_loss(input, target, reduction="mean"):
     return _pair_call("mse_loss", input, target, LossParams(check.choice("mse_loss", "reduction", reduction, _REDUCTIONS)))
 
 
-@operator("loss", "l1_loss", "input target")
+@operator("loss", "l1_loss", "input target", by_form=True)
 def l1_loss(input, target, reduction="mean"):
     """``abs(input - target)``. As :func:`torch.nn.functional.l1_loss`, but shapes that differ are an error, not a warning.
 
@@ -167,7 +167,7 @@ def binary_cross_entropy(input, target, weight=None, reduction="mean"):
     return call._replace(arrays=(*call.arrays, _broadcast(op, "weight", weight, call.arrays[0])))
 
 
-@operator("loss", "binary_cross_entropy_with_logits", "input target weight pos_weight")
+@operator("loss", "binary_cross_entropy_with_logits", "input target weight pos_weight", by_form=True)
 def binary_cross_entropy_with_logits(input, target, weight=None, reduction="mean", pos_weight=None):
     """``binary_cross_entropy(sigmoid(input), target, weight)`` without its loss of digits.
 
@@ -188,7 +188,7 @@ def binary_cross_entropy_with_logits(input, target, weight=None, reduction="mean
                                  _broadcast(op, "pos_weight", pos_weight, call.arrays[0])))
 
 
-@operator("loss", "kl_div", "input target")
+@operator("loss", "kl_div", "input target", by_form=True)
 def kl_div(input, target, reduction="mean", log_target=False):
     """``target * (log(target) - input)``, the pointwise Kullback-Leibler divergence. As :func:`torch.nn.functional.kl_div`.
 

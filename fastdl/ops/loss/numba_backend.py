@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from ...cpu import parallel
@@ -28,27 +30,38 @@ def _labels(target):
 
 
 def _weights(weight, x):
-    return np.ones(x.shape[1], x.dtype) if weight is None else np.ascontiguousarray(weight)
+    return _ones(x.shape[1], x.dtype.char) if weight is None else np.ascontiguousarray(weight)
+
+
+@functools.lru_cache(maxsize=8)
+def _ones(n, char):
+    ones = np.ones(n, char)
+    ones.flags.writeable = False
+    return ones
 
 
 def _divisor(target, weight, params):
     """What a mean divides by: the summed weights of the labels that count."""
-    counted = target != params.ignore_index
-    return np.count_nonzero(counted) if weight is None else weight[target[counted]].sum(dtype=np.float64)
+    if weight is None:
+        return target.size - np.count_nonzero(target == params.ignore_index)
+    return weight[target[target != params.ignore_index]].sum(dtype=np.float64)
 
 
 def _factor(dtype, divisor):
+    if divisor:
+        return np.array([1 / divisor], dtype)
     with np.errstate(all="ignore"):
         return np.array([np.float64(1) / divisor], dtype)
 
 
-def _run(x, target, w, params, factors, wanted):
-    """(losses in the order of target, the gradient times factors or None)."""
+def _run(x, target, weight, w, params, factors, wanted):
+    """(losses in the order of target, the gradient times factors or None). w: weight, or ones."""
     memory, last = _classes(x)
     outer, n, inner = memory.shape
     losses, dx = np.empty(target.size, x.dtype), np.empty(memory.shape if wanted else (0, 0, 0), x.dtype)
     pool, slots = parallel.team() if x.size > FUNCTIONS else (0, 1)
-    rest = _labels(target), params.ignore_index, w, w.sum(dtype=np.float64), params.label_smoothing, factors, wanted, losses
+    total = x.shape[1] if weight is None else w.sum(dtype=np.float64)
+    rest = _labels(target), params.ignore_index, w, total, params.label_smoothing, factors, wanted, losses
     if inner == 1:
         rows_of_classes[x.dtype.char](pool, memory.reshape(outer, n), *rest, dx.reshape(dx.shape[:2]))
     else:
@@ -66,13 +79,13 @@ def cross_entropy(arrays, params, train):
     w = _weights(weight, x)
     divisor = _divisor(target, weight, params) if params.reduction == "mean" else 1
     fused = train and params.reduction != "none"
-    losses, dx = _run(x, target, w, params, _factor(x.dtype, divisor), fused)
+    losses, dx = _run(x, target, weight, w, params, _factor(x.dtype, divisor), fused)
     loss = losses if params.reduction == "none" else _total(losses, x.dtype, divisor)
     return loss, ([dx], w, divisor) if train else None
 
 
 def cross_entropy_backward(grad, arrays, saved, params, needs):
-    x, target, _ = arrays
+    x, target, weight = arrays
     if target.dtype.kind == "f" or not x.size:
         return reference.cross_entropy_backward(grad, arrays, saved, params, needs)
     if not needs[0]:
@@ -84,7 +97,7 @@ def cross_entropy_backward(grad, arrays, saved, params, needs):
         dx = None
     if dx is None:
         factors = grad.reshape(-1) if params.reduction == "none" else _factor(x.dtype, divisor)
-        _, dx = _run(x, target, w, params, np.ascontiguousarray(factors), True)
+        _, dx = _run(x, target, weight, w, params, np.ascontiguousarray(factors), True)
     if params.reduction != "none" and grad != 1:
         with np.errstate(all="ignore"):
             dx *= grad
@@ -124,7 +137,7 @@ def nll_loss_backward(grad, arrays, saved, params, needs):
 
 def _total(losses, dtype, divisor):
     with np.errstate(all="ignore"):
-        return dtype.type(losses.sum(dtype=np.float64) / divisor)
+        return dtype.type(np.add.reduce(losses, axis=None, dtype=np.float64) / divisor)
 
 
 # ------------------------------------------------------------------------------------------------ pairs

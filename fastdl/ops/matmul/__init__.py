@@ -78,7 +78,7 @@ def _check_precision(op, precision, x):
         raise ValueError(f"{op}: precision is {precision!r}, input is on the CPU; the rule is None there")
 
 
-@operator("matmul", "matmul", "input mat2")
+@operator("matmul", "matmul", "input mat2", by_form=True)
 def bmm(input, mat2):
     """A batch of matrix products: (b, m, k) by (b, k, n) is (b, m, n). As :func:`torch.bmm`.
 
@@ -92,7 +92,7 @@ def bmm(input, mat2):
     return Call((a, b), None)
 
 
-@operator("matmul", "addmm", "input mat1 mat2")
+@operator("matmul", "addmm", "input mat1 mat2", by_form=True)
 def addmm(input, mat1, mat2, *, beta=1, alpha=1):
     """``beta * input + alpha * (mat1 @ mat2)``, added as the product is stored. As :func:`torch.addmm`.
 
@@ -115,7 +115,7 @@ def addmm(input, mat1, mat2, *, beta=1, alpha=1):
     return Call((x, a, b), AddmmParams(check.number("addmm", "beta", beta), check.number("addmm", "alpha", alpha)))
 
 
-@operator("matmul", "linear", "input weight bias")
+@operator("matmul", "linear", "input weight bias", by_form=True)
 def linear(input, weight, bias=None, *, activation=None, precision=None):
     """``activation(input @ weight.T + bias)``. As :func:`torch.nn.functional.linear`, with a fused activation.
 

@@ -16,7 +16,9 @@ from ...cpu.workspace import NOTHING, workspace
 from ...packing import aligned, is_packed, keeper, prepared
 from ..activation import activate, needs_input
 from ..numba_activation import code_of, kernel_arguments
+from ..numba_sums import row_of_sums
 from ..pointwise.numba_backend import activation_gradient
+from . import numba_nonzeros
 from .numba_gemm import (
     BY_COLUMN,
     BY_ELEMENT,
@@ -98,7 +100,14 @@ def _scratch_elements(way, m, n, k, slots, char):
 
 def multiply_packed_weight(a, w, out=None, bias=None, what=0, slope=0.0):
     """activation(a @ w.T + bias); the panels of a packed weight are kept with it."""
-    if not is_packed(w) or a.shape[0] == 1:
+    if not is_packed(w):
+        return multiply(a, w.T, out, bias, what, slope)
+    if a.shape[0] == 1:
+        if numba_nonzeros.serves(w):
+            c = np.empty((1, w.shape[0]), a.dtype) if out is None else out
+            given = NOTHING[a.dtype.char] if bias is None else bias
+            if numba_nonzeros.row(a, w, lambda: prepared(w, "nonzeros", lambda: numba_nonzeros.panels_of(w)), c, given, what, slope):
+                return c
         return multiply(a, w.T, out, bias, what, slope)
     (m, k), n, char = a.shape, w.shape[0], a.dtype.char
     pool, slots = parallel.team() if m * n * k > MULTIPLY_ADDS else (0, 1)
@@ -135,20 +144,26 @@ def linear_bound(arrays, params):
         return None
     (m, k), n, dtype, char = a.shape, w.shape[0], a.dtype, a.dtype.char
     what = code + (0 if bias is None else BY_COLUMN)
-    bias = NOTHING[char] if bias is None else bias
-    run, empty, shape, shared, b = gemm[char], np.empty, (m, n), m * n * k > MULTIPLY_ADDS, w.T
+    run, empty, shape, shared, nothing = gemm[char], np.empty, (m, n), m * n * k > MULTIPLY_ADDS, NOTHING[char]
     ready = is_packed(w) and m > 1
     if ready:
         panels, way = keeper(w, "gemm", lambda: _panels(w, parallel.team()[0] if shared else 0)), READY
     else:
-        way = _way(m, n, k, a, b)
+        way = _way(m, n, k, a, w.T)
+    rows = None
+    if m == 1 and is_packed(w) and numba_nonzeros.serves(w):
+        rows = keeper(w, "nonzeros", functools.partial(numba_nonzeros.panels_of, w))
 
-    def product(a):
+    def product(a, w, bias):
+        if rows is not None:
+            c = empty(shape, dtype)
+            if numba_nonzeros.row(a, w, rows, c, nothing if bias is None else bias, what, slope):
+                return c
         pool, slots = parallel.team() if shared else (0, 1)
         elements = 0 if way == DOTS else _scratch_elements(way, m, n, k, slots, char)
         c = empty(shape, dtype)
-        scratch = workspace(elements, dtype) if elements else NOTHING[char]
-        run(pool, slots, way, a, panels() if ready else b, c, scratch, bias, what, slope)
+        scratch = workspace(elements, dtype) if elements else nothing
+        run(pool, slots, way, a, panels() if ready else w.T, c, scratch, nothing if bias is None else bias, what, slope)
         return c
 
     return product
@@ -250,4 +265,4 @@ def linear_backward(grad, arrays, saved, params, needs):
     dz = activation_gradient(params.activation, grad, *saved)
     return (multiply(dz, w) if needs[0] else None,
             multiply(dz.T, x) if needs[1] else None,
-            dz.sum(axis=0) if needs[2] else None)
+            (row_of_sums(dz) if dz.size else dz.sum(axis=0)) if needs[2] else None)

@@ -25,7 +25,7 @@ class GroupNormParams(NamedTuple):
     eps: float
 
 
-@operator("norm", "batch_norm", "input running_mean running_var weight bias")
+@operator("norm", "batch_norm", "input running_mean running_var weight bias", by_form=lambda params: not params.training)
 def batch_norm(input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
     """``(input - mean) / sqrt(var + eps) * weight + bias`` for each channel. As :func:`torch.nn.functional.batch_norm`.
 
@@ -64,7 +64,7 @@ def batch_norm(input, running_mean, running_var, weight=None, bias=None, trainin
                 BatchNormParams(training, momentum, eps))
 
 
-@operator("norm", "layer_norm", "input weight bias")
+@operator("norm", "layer_norm", "input weight bias", by_form=True)
 def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
     """``(input - mean) / sqrt(var + eps) * weight + bias`` over the last dimensions, by their biased variance.
 
@@ -87,7 +87,7 @@ def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
                 LayerNormParams(len(shape), check.number("layer_norm", "eps", eps)))
 
 
-@operator("norm", "group_norm", "input weight bias")
+@operator("norm", "group_norm", "input weight bias", by_form=True)
 def group_norm(input, num_groups, weight=None, bias=None, eps=1e-5):
     """``(input - mean) / sqrt(var + eps) * weight + bias`` with one mean and biased variance for each sample and group.
 

@@ -215,6 +215,25 @@ def layer_norm(arrays, params, train):
     return y.reshape(x.shape), (rows, w, stats) if train else None
 
 
+def layer_norm_bound(arrays, params):
+    """See op.py."""
+    x, weight, bias = arrays
+    if not all(a is None or (a.size and a.flags.c_contiguous) for a in arrays):
+        return None
+    n, shape, dtype = prod(x.shape[x.ndim - params.ndim:]), x.shape, x.dtype
+    rows, row = (x.size // n, n), (1, n)
+    default_w, default_b = _of_rows(None, 1, n, dtype, 1), _of_rows(None, 1, n, dtype, 0)
+    run, shared, eps, as_it_is, empty = normalise_rows[dtype.char], x.size > FUNCTIONS, params.eps, shape == rows, np.empty
+
+    def normalise(x, weight, bias):
+        y, stats = empty(rows, dtype), empty((3, rows[0]), dtype)
+        run(parallel.pool() if shared else 0, x if as_it_is else x.reshape(rows), default_w if weight is None else weight.reshape(row),
+            default_b if bias is None else bias.reshape(row), eps, y, stats)
+        return y if as_it_is else y.reshape(shape)
+
+    return normalise
+
+
 def layer_norm_backward(grad, arrays, saved, params, needs):
     if not grad.size:
         return reference.layer_norm_backward(grad, arrays, saved, params, needs)

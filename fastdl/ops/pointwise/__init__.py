@@ -37,7 +37,7 @@ def _call(op, input, params):
     return Call((x,), params) if x.ndim else Call((x.reshape(1),), params, ())
 
 
-@operator("pointwise", "activation", "input")
+@operator("pointwise", "activation", "input", by_form=True)
 def relu(input):
     """``max(input, 0)`` for every element; NaN stays NaN. As :func:`torch.nn.functional.relu`.
 
@@ -48,7 +48,7 @@ def relu(input):
     return _call("relu", input, _RELU)
 
 
-@operator("pointwise", "activation", "input")
+@operator("pointwise", "activation", "input", by_form=True)
 def leaky_relu(input, negative_slope=0.01):
     """``input`` where it is positive, else ``negative_slope * input``. As :func:`torch.nn.functional.leaky_relu`.
 
@@ -60,7 +60,7 @@ def leaky_relu(input, negative_slope=0.01):
     return _call("leaky_relu", input, Activation("leaky_relu", check.number("leaky_relu", "negative_slope", negative_slope)))
 
 
-@operator("pointwise", "activation", "input")
+@operator("pointwise", "activation", "input", by_form=True)
 def elu(input, alpha=1.0):
     """``input`` where it is positive, else ``alpha * (exp(input) - 1)``. As :func:`torch.nn.functional.elu`.
 
@@ -73,7 +73,7 @@ def elu(input, alpha=1.0):
     return _call("elu", input, Activation("elu", check.number("elu", "alpha", alpha)))
 
 
-@operator("pointwise", "gelu", "input")
+@operator("pointwise", "gelu", "input", by_form=True)
 def gelu(input, approximate="none"):
     """``input * Phi(input)``, Phi the standard normal distribution function. As :func:`torch.nn.functional.gelu`.
 
@@ -86,7 +86,7 @@ def gelu(input, approximate="none"):
     return _call("gelu", input, GeluParams(check.choice("gelu", "approximate", approximate, ("none", "tanh"))))
 
 
-@operator("pointwise", "activation", "input")
+@operator("pointwise", "activation", "input", by_form=True)
 def sigmoid(input):
     """``1 / (1 + exp(-input))`` for every element. As :func:`torch.sigmoid`.
 
@@ -97,7 +97,7 @@ def sigmoid(input):
     return _call("sigmoid", input, _SIGMOID)
 
 
-@operator("pointwise", "activation", "input")
+@operator("pointwise", "activation", "input", by_form=True)
 def tanh(input):
     """The hyperbolic tangent of every element. As :func:`torch.tanh`.
 
@@ -108,7 +108,7 @@ def tanh(input):
     return _call("tanh", input, _TANH)
 
 
-@operator("pointwise", "softplus", "input")
+@operator("pointwise", "softplus", "input", by_form=True)
 def softplus(input, beta=1.0, threshold=20.0):
     """``log(1 + exp(beta * input)) / beta``, and ``input`` itself where ``beta * input > threshold``.
 
@@ -124,7 +124,7 @@ def softplus(input, beta=1.0, threshold=20.0):
     return _call("softplus", input, SoftplusParams(beta, check.number("softplus", "threshold", threshold)))
 
 
-@operator("pointwise", "softmax", "input")
+@operator("pointwise", "softmax", "input", by_form=True)
 def softmax(input, dim=None):
     """``exp(input)`` divided by its sum along ``dim``. As :func:`torch.nn.functional.softmax`.
 
@@ -136,7 +136,7 @@ def softmax(input, dim=None):
     return _along("softmax", input, dim)
 
 
-@operator("pointwise", "log_softmax", "input")
+@operator("pointwise", "log_softmax", "input", by_form=True)
 def log_softmax(input, dim=None):
     """``input - log(sum(exp(input)))``, the sum taken along ``dim``. As :func:`torch.nn.functional.log_softmax`.
 

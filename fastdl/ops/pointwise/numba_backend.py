@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from math import prod
 
 import numpy as np
 
 from ...cpu import features, parallel
 from ...cpu.thresholds import ELEMENTS, FUNCTIONS
-from ...cpu.workspace import workspace
+from ...cpu.workspace import KINDS, workspace
 from .. import activation as plain
 from .. import philox
 from ..numba_activation import code_of
@@ -35,11 +36,54 @@ def _pull_back(made, grad, source, a=0.0, b=0.0, least=FUNCTIONS):
     return dx
 
 
+def _applied(made, x, a=0.0, b=0.0, least=FUNCTIONS):
+    """_apply for arrays of x's form (see op.py), or None."""
+    if not x.flags.c_contiguous:
+        return None
+    run, shape, dtype, shared, empty = made[x.dtype.char], x.shape, x.dtype, x.size > least, np.empty
+
+    def apply(x):
+        y = empty(shape, dtype)
+        run(parallel.pool() if shared else 0, x, y, a, b)
+        return y
+
+    return apply
+
+
+class _AtOnce(dict):
+    """Activations of small arrays, by dtype; see op.Operator. arity: the array alone, what else there is has its default."""
+
+    arity = 1
+
+    def __init__(self, name, most, a=0.0, b=0.0):
+        super().__init__()
+        self.given = kernels.AT_ONCE.index(name), most, a, b
+
+    def __missing__(self, char):
+        serve = self[char] = functools.partial(kernels.activate_at_once[char], *self.given) if char in KINDS else None
+        return serve
+
+    def get(self, char):
+        return self[char]
+
+
+relu_at_once, leaky_relu_at_once = _AtOnce("relu", ELEMENTS), _AtOnce("leaky_relu", ELEMENTS, 0.01)
+elu_at_once, gelu_at_once = _AtOnce("elu", FUNCTIONS, 1.0), _AtOnce("gelu", FUNCTIONS)
+softplus_at_once = _AtOnce("softplus", FUNCTIONS, 1.0, 20.0)
+sigmoid_at_once, tanh_at_once = _AtOnce("sigmoid", FUNCTIONS), _AtOnce("tanh", FUNCTIONS)
+
+
 # ------------------------------------------------------------------------------------------------ activations
 def activation(arrays, act, train):
     made = kernels.elu if act.name == "elu" else kernels.ACTIVATE[act.name]
     y = _apply(made, arrays[0], act.slope, least=ELEMENTS if act.name in _CHEAP else FUNCTIONS)
     return y, y if act.name in _FROM_OUTPUT else None
+
+
+def activation_bound(arrays, act):
+    """See op.py."""
+    made = kernels.elu if act.name == "elu" else kernels.ACTIVATE[act.name]
+    return _applied(made, arrays[0], act.slope, least=ELEMENTS if act.name in _CHEAP else FUNCTIONS)
 
 
 def activation_backward(grad, arrays, y, act, needs):
@@ -65,12 +109,22 @@ def gelu(arrays, params, train):
     return _apply(kernels.gelu if params.approximate == "none" else kernels.gelu_tanh, arrays[0]), None
 
 
+def gelu_bound(arrays, params):
+    """See op.py."""
+    return _applied(kernels.gelu if params.approximate == "none" else kernels.gelu_tanh, arrays[0])
+
+
 def gelu_backward(grad, arrays, saved, params, needs):
     return (_pull_back(kernels.gelu_gradient if params.approximate == "none" else kernels.gelu_tanh_gradient, grad, arrays[0]),)
 
 
 def softplus(arrays, params, train):
     return _apply(kernels.softplus, arrays[0], params.beta, params.threshold), None
+
+
+def softplus_bound(arrays, params):
+    """See op.py."""
+    return _applied(kernels.softplus, arrays[0], params.beta, params.threshold)
 
 
 def softplus_backward(grad, arrays, saved, params, needs):
@@ -83,6 +137,11 @@ def softmax(arrays, params, train):
     return y, y
 
 
+def softmax_bound(arrays, params):
+    """See op.py."""
+    return _rows_bound(numba_softmax.softmax_rows, arrays[0], params.axis)
+
+
 def softmax_backward(grad, arrays, y, params, needs):
     return (_along("softmax", (grad, y), params.axis, "_gradient"),)
 
@@ -92,8 +151,29 @@ def log_softmax(arrays, params, train):
     return y, y
 
 
+def log_softmax_bound(arrays, params):
+    """See op.py."""
+    return _rows_bound(numba_softmax.log_softmax_rows, arrays[0], params.axis)
+
+
 def log_softmax_backward(grad, arrays, y, params, needs):
     return (_along("log_softmax", (grad, y), params.axis, "_gradient"),)
+
+
+def _rows_bound(made, x, axis):
+    """_along for arrays of x's form, along their last axis; else None."""
+    if not x.size or axis != x.ndim - 1 or not x.flags.c_contiguous:
+        return None
+    run, shape, dtype, shared, empty = made[x.dtype.char], x.shape, x.dtype, x.size > FUNCTIONS, np.empty
+    rows = x.size // shape[-1], shape[-1]
+    flat = len(shape) == 2
+
+    def along(x):
+        y = empty(rows, dtype)
+        run(parallel.pool() if shared else 0, x if flat else x.reshape(rows), y)
+        return y if flat else y.reshape(shape)
+
+    return along
 
 
 def _along(name, given, axis, suffix=""):

@@ -6,16 +6,22 @@ are not fused: elu (its exp(x) - 1 keeps its digits here), gelu, softplus, whose
 
 from __future__ import annotations
 
-from ...cpu.simd import absolute, fma, larger, select, smaller, splat
+from ...cpu.borrowed import absent, contents, create_like, nothing
+from ...cpu.jit import kernel
+from ...cpu.simd import absolute, address, fma, larger, pointer, select, smaller, splat
 from ...cpu.vector_math import exp, exp_nonpositive, expm1, log1p, normal, sigmoid
 from ..numba_activation import ELU, LEAKY_RELU, RELU, SIGMOID, TANH, apply_activation, apply_gradient
-from ..numba_maps import binary, unary
+from ..numba_maps import CHUNK, binary, unary, unary_chunk
 
 _CODES = {"relu": RELU, "leaky_relu": LEAKY_RELU, "elu": ELU, "sigmoid": SIGMOID, "tanh": TANH}
 
 
+def _by_code(code):
+    return lambda v, slope, b: apply_activation(v, code, slope)
+
+
 def _activation(name, code):
-    return unary(f"activate_{name}", lambda v, slope, b: apply_activation(v, code, slope))
+    return unary(f"activate_{name}", _by_code(code))
 
 
 def _gradient_from_output(name, code):
@@ -79,3 +85,35 @@ elu, elu_gradient = unary("elu", _elu), binary("elu_gradient", _elu_gradient)
 gelu, gelu_gradient = unary("gelu", _gelu), binary("gelu_gradient", _gelu_gradient)
 gelu_tanh, gelu_tanh_gradient = unary("gelu_tanh", _gelu_tanh), binary("gelu_tanh_gradient", _gelu_tanh_gradient)
 softplus, softplus_gradient = unary("softplus", _softplus), binary("softplus_gradient", _softplus_gradient)
+
+
+# ------------------------------------------------------------------------------------------------ small arrays
+AT_ONCE = ("relu", "leaky_relu", "elu", "gelu", "sigmoid", "tanh", "softplus")
+_relu, _leaky_relu, _sigmoid, _tanh = (unary_chunk(_by_code(code)) for code in (RELU, LEAKY_RELU, SIGMOID, TANH))
+_elu_chunk, _gelu_chunk, _softplus_chunk = map(unary_chunk, (_elu, _gelu, _softplus))
+
+
+@kernel("i i T T O*")
+def activate_at_once(which, most, a, b, x):
+    """An activation, AT_ONCE[which], of up to ``most`` elements on the calling thread; None where x does not fit."""
+    n = x.shape[0]
+    if absent(x) or n > most:
+        return nothing(x)
+    made = create_like(x, x, -1)
+    p, q = pointer(x), contents(made)
+    for chunk in range((n + CHUNK - 1) // CHUNK if address(q) != 0 else 0):
+        if which == 0:
+            _relu(0, chunk, p, q, n, a, b)
+        elif which == 1:
+            _leaky_relu(0, chunk, p, q, n, a, b)
+        elif which == 2:
+            _elu_chunk(0, chunk, p, q, n, a, b)
+        elif which == 3:
+            _gelu_chunk(0, chunk, p, q, n, a, b)
+        elif which == 4:
+            _sigmoid(0, chunk, p, q, n, a, b)
+        elif which == 5:
+            _tanh(0, chunk, p, q, n, a, b)
+        else:
+            _softplus_chunk(0, chunk, p, q, n, a, b)
+    return made

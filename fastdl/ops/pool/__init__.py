@@ -26,7 +26,7 @@ def _largest(ndim, x, lead, params, return_indices):
     return Call((x,), params._replace(return_indices=True), shape and (shape, shape))
 
 
-@operator("pool", "max_pool", "input")
+@operator("pool", "max_pool", "input", by_form=True)
 def max_pool1d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
     """The largest element of each window. As :func:`torch.nn.functional.max_pool1d`; see :func:`max_pool2d`.
 
@@ -38,7 +38,7 @@ def max_pool1d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode
     return _max_pool(1, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
-@operator("pool", "max_pool", "input")
+@operator("pool", "max_pool", "input", by_form=True)
 def max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
     """The largest element of each window. As :func:`torch.nn.functional.max_pool2d`, with "same" and one-sided padding.
 
@@ -61,7 +61,7 @@ def max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode
     return _max_pool(2, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
-@operator("pool", "max_pool", "input")
+@operator("pool", "max_pool", "input", by_form=True)
 def max_pool3d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
     """The largest element of each window. As :func:`torch.nn.functional.max_pool3d`; see :func:`max_pool2d`.
 
@@ -80,7 +80,7 @@ def _adaptive_max_pool(ndim, input, output_size, return_indices):
     return _largest(ndim, x, lead, adaptive_params(op, ndim, size, output_size), return_indices)
 
 
-@operator("pool", "adaptive_max_pool", "input")
+@operator("pool", "adaptive_max_pool", "input", by_form=True)
 def adaptive_max_pool1d(input, output_size, return_indices=False):
     """The largest element of each of output_size windows. As :func:`torch.nn.functional.adaptive_max_pool1d`.
 
@@ -92,7 +92,7 @@ def adaptive_max_pool1d(input, output_size, return_indices=False):
     return _adaptive_max_pool(1, input, output_size, return_indices)
 
 
-@operator("pool", "adaptive_max_pool", "input")
+@operator("pool", "adaptive_max_pool", "input", by_form=True)
 def adaptive_max_pool2d(input, output_size, return_indices=False):
     """The largest element of each of output_size windows. As :func:`torch.nn.functional.adaptive_max_pool2d`.
 
@@ -108,7 +108,7 @@ def adaptive_max_pool2d(input, output_size, return_indices=False):
     return _adaptive_max_pool(2, input, output_size, return_indices)
 
 
-@operator("pool", "adaptive_max_pool", "input")
+@operator("pool", "adaptive_max_pool", "input", by_form=True)
 def adaptive_max_pool3d(input, output_size, return_indices=False):
     """The largest element of each of output_size windows. As :func:`torch.nn.functional.adaptive_max_pool3d`.
 
@@ -134,7 +134,7 @@ def _avg_pool(ndim, input, kernel_size, stride, padding, ceil_mode, count_includ
     return Call((x,), params, output_shape(ndim, lead, params.out))
 
 
-@operator("pool", "avg_pool", "input")
+@operator("pool", "avg_pool", "input", by_form=True)
 def avg_pool1d(input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True):
     """The mean of each window. As :func:`torch.nn.functional.avg_pool1d`; see :func:`avg_pool2d`.
 
@@ -146,7 +146,7 @@ def avg_pool1d(input, kernel_size, stride=None, padding=0, ceil_mode=False, coun
     return _avg_pool(1, input, kernel_size, stride, padding, ceil_mode, count_include_pad)
 
 
-@operator("pool", "avg_pool", "input")
+@operator("pool", "avg_pool", "input", by_form=True)
 def avg_pool2d(input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None):
     """The mean of each window. As :func:`torch.nn.functional.avg_pool2d`, with "same" and one-sided padding.
 
@@ -169,7 +169,7 @@ def avg_pool2d(input, kernel_size, stride=None, padding=0, ceil_mode=False, coun
     return _avg_pool(2, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
 
 
-@operator("pool", "avg_pool", "input")
+@operator("pool", "avg_pool", "input", by_form=True)
 def avg_pool3d(input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None):
     """The mean of each window. As :func:`torch.nn.functional.avg_pool3d`; see :func:`avg_pool2d`.
 
@@ -189,7 +189,7 @@ def _adaptive_avg_pool(ndim, input, output_size):
     return Call((x,), params, output_shape(ndim, lead, params.out))
 
 
-@operator("pool", "adaptive_avg_pool", "input")
+@operator("pool", "adaptive_avg_pool", "input", by_form=True)
 def adaptive_avg_pool1d(input, output_size):
     """The mean of each of output_size windows. As :func:`torch.nn.functional.adaptive_avg_pool1d`.
 
@@ -201,7 +201,7 @@ def adaptive_avg_pool1d(input, output_size):
     return _adaptive_avg_pool(1, input, output_size)
 
 
-@operator("pool", "adaptive_avg_pool", "input")
+@operator("pool", "adaptive_avg_pool", "input", by_form=True)
 def adaptive_avg_pool2d(input, output_size):
     """The mean of each of output_size windows. As :func:`torch.nn.functional.adaptive_avg_pool2d`.
 
@@ -217,7 +217,7 @@ def adaptive_avg_pool2d(input, output_size):
     return _adaptive_avg_pool(2, input, output_size)
 
 
-@operator("pool", "adaptive_avg_pool", "input")
+@operator("pool", "adaptive_avg_pool", "input", by_form=True)
 def adaptive_avg_pool3d(input, output_size):
     """The mean of each of output_size windows. As :func:`torch.nn.functional.adaptive_avg_pool3d`.
 
@@ -240,7 +240,7 @@ def _lp_pool(ndim, input, norm_type, kernel_size, stride, ceil_mode):
     return Call((x,), params, output_shape(ndim, lead, params.out))
 
 
-@operator("pool", "lp_pool", "input")
+@operator("pool", "lp_pool", "input", by_form=True)
 def lp_pool1d(input, norm_type, kernel_size, stride=None, ceil_mode=False):
     """The norm of each window. As :func:`torch.nn.functional.lp_pool1d`; see :func:`lp_pool2d`.
 
@@ -252,7 +252,7 @@ def lp_pool1d(input, norm_type, kernel_size, stride=None, ceil_mode=False):
     return _lp_pool(1, input, norm_type, kernel_size, stride, ceil_mode)
 
 
-@operator("pool", "lp_pool", "input")
+@operator("pool", "lp_pool", "input", by_form=True)
 def lp_pool2d(input, norm_type, kernel_size, stride=None, ceil_mode=False):
     """The norm of each window, (sum of x ** norm_type) ** (1 / norm_type). As :func:`torch.nn.functional.lp_pool2d`.
 
@@ -272,7 +272,7 @@ def lp_pool2d(input, norm_type, kernel_size, stride=None, ceil_mode=False):
     return _lp_pool(2, input, norm_type, kernel_size, stride, ceil_mode)
 
 
-@operator("pool", "lp_pool", "input")
+@operator("pool", "lp_pool", "input", by_form=True)
 def lp_pool3d(input, norm_type, kernel_size, stride=None, ceil_mode=False):
     """The norm of each window. As :func:`torch.nn.functional.lp_pool3d`; see :func:`lp_pool2d`.
 
