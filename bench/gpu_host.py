@@ -77,8 +77,8 @@ def main() -> None:
         kernel._run, kernel.function = (lambda *args: None), 0
 
     print("| call | the usual way, us | from its tape, us |\n|---|---|---|")
-    driver.set_active(stand_in)
-    with (mock.patch.object(device, "of", lambda tensor: where), mock.patch.object(device, "refusal", lambda tensor: None),
+    with (mock.patch.object(driver, "_active", stand_in), mock.patch.object(device, "of", lambda tensor: where),
+          mock.patch.object(device, "refusal", lambda tensor: None),
           mock.patch.object(fastdl.torch, "_for_gpu", lambda *call: True), mock.patch.object(CompiledKernel, "_init_handles", not_loaded),
           fastdl.use_backend("triton")):
         for name, call in cases():

@@ -131,3 +131,18 @@ def test_the_benchmark_compiles_ahead():
     assert gpu.compile_case("max 2x2 planar forward", device.KNOWN["sm_90"])
     count, failures = ahead.in_parallel(gpu.compile_case, ["max 2x2 planar forward", "no such case"], device.KNOWN["sm_90"])
     assert count and [(name, why.split(":")[0]) for name, why in failures] == [("no such case", "StopIteration")]
+
+
+@triton
+def test_the_host_s_share_is_measured_without_a_gpu(monkeypatch, capsys):
+    from bench import gpu_host
+    from fastdl.gpu import configs
+
+    calls = []
+    monkeypatch.setattr(gpu_host, "microseconds", lambda call: [call() for _ in range(4)] and (calls.append(1) or 2.5))
+    try:
+        gpu_host.main()
+    finally:
+        configs.forget()  # what was recorded launches nothing
+    rows = [line for line in capsys.readouterr().out.splitlines() if "| 2.5 | 2.5 |" in line]
+    assert len(rows) == len(list(gpu_host.cases())) and len(calls) == 2 * len(rows)
