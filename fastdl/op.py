@@ -127,8 +127,9 @@ class Operator:
                         return y
                 if self.by_form and (form := form_of(args, kwargs)) is not None:
                     if known := self._forms.get(form):
-                        y = known.run(*(args if known.take is None else known.take(args, kwargs)))
-                        return y if known.shapes is None else _reshape(y, known.shapes)
+                        take, run, shapes = known[0]
+                        y = run(*(args if take is None else take(args, kwargs)))
+                        return y if shapes is None else y.reshape(shapes) if type(y) is ndarray else _reshape(y, shapes)
         elif torch := _torch_of(args, kwargs):
             return torch.call(self, args, kwargs)
         arrays, params, shapes = self.prepare(*args, **kwargs) if kwargs else self.prepare(*args)
@@ -158,7 +159,7 @@ class Operator:
         given = self._given(args, kwargs)
         if len(arrays) != len(given) or not all(_is_view(a, g) for a, g in zip(arrays, given, strict=True)):
             return None
-        views = [None if a is g else a.shape for a, g in zip(arrays, given, strict=True)]
+        views = [None if a is None or a.shape == g.shape else a.shape for a, g in zip(arrays, given, strict=True)]
         implementation = self.implementation(arrays, params)
         run = None if implementation.bound is None else implementation.bound(arrays, params)
         if run is None:
@@ -167,7 +168,8 @@ class Operator:
             def run(*arrays):
                 return forward(arrays, params, False)[0]
         places = [at if at < len(args) else name for at, name in self._positions]
-        return _Known(_taking(places, len(args), views), run, params, shapes, implementation, _float_flags(arrays), _shapes(given))
+        take = _taking(places, len(args), views)
+        return _Known((take, run, shapes), take, params, shapes, implementation, _float_flags(arrays), _shapes(given))
 
     def bind(self, x, *args, **kwargs):
         """``run(x)``: this call again, for any array of x's shape, strides and dtype; the other arguments stay.
@@ -322,8 +324,8 @@ def _is_view(array, given):
 class _Known(NamedTuple):
     """What is known of calls of one form."""
 
+    call: tuple  # take, a function of the arrays that answers in the kernel's shape, and shapes
     take: Any  # (args, kwargs) -> the arrays; None where these are args
-    run: Any  # of the arrays: the answer, in the kernel's shape
     params: Any
     shapes: Any
     implementation: Implementation
@@ -338,6 +340,9 @@ def _taking(places, count, views):
     if not any(views) and len(places) > 1 and all(type(place) is int for place in places):
         pick = itemgetter(*places)
         return lambda args, kwargs: pick(args)
+    if places == [0]:
+        (shape,) = views
+        return lambda args, kwargs: (args[0].reshape(shape),)
 
     def take(args, kwargs):
         arrays = [args[place] if type(place) is int else kwargs.get(place) for place in places]

@@ -8,7 +8,8 @@ reference of 80 bits or more; infinities, NaN and subnormal results are as in th
     exp        1.1       1.1       Cody and Waite's reduction to |r| <= ln 2 / 2, Taylor's polynomial, 2^n in two factors
     log        1.1       1.1       Tang's: reduction to [sqrt(1/2), sqrt(2)), the odd series of log((1 + s) / (1 - s))
     tanh       1.6       1.6       Moshier's Cephes near 0, else 1 - 2 / (exp(2 |x|) + 1)
-    sigmoid    2.6       2.6       e / (1 + e) or 1 / (1 + e) with e = exp(-|x|): neither overflows nor cancels
+    sigmoid    2.6       2.6       e / (1 + e) or 1 / (1 + e) with e = exp_nonpositive(-|x|): neither overflows nor cancels; what would be
+                                   subnormal is 0
     erf        1.6       2.6       a polynomial near 0, else 1 - exp(-polynomial); float64: Cody's rationals (1969)
     expm1      2.0       2.0       exp's reduction and polynomial, without its 1 where 2^n is 1
     log1p      2.0       2.0       log(1 + v) and the rounding of the sum, to first order
@@ -108,14 +109,6 @@ def _exp64(v):
 
 
 exp = _by_width("exp", "e ** v for each lane.", _exp32, _exp64)
-
-
-@inline
-def sigmoid(v):
-    """1 / (1 + e ** -v) for each lane."""
-    one = splat(v, 1.0)
-    e = exp(-absolute(v))
-    return select(v < splat(v, 0.0), e, one) / (one + e)
 
 
 # ------------------------------------------------------------------------------------------------ tanh
@@ -279,6 +272,14 @@ def _exp_nonpositive64(v):
 
 exp_nonpositive = _by_width("exp_nonpositive", "e ** v for lanes that are not above 0, half the work of exp; 0 where that is subnormal.",
                             _exp_nonpositive32, _exp_nonpositive64)
+
+
+@inline
+def sigmoid(v):
+    """1 / (1 + e ** -v) for each lane."""
+    one = splat(v, 1.0)
+    e = exp_nonpositive(-absolute(v))
+    return select(v < splat(v, 0.0), e, one) / (one + e)
 
 
 # ------------------------------------------------------------------------------------------------ gates of recurrent steps
