@@ -186,9 +186,9 @@ def weight_gradient(x, g, narrow, last, w, params):
                                  plan.stride[1] * plan.channels, taps.run_offsets, taps.count, runs,
                                  flat[start * gn : (start + len(here)) * gn], narrow[start * gn :], gn, gk, gc, OH, OW, memory, space,
                                  places, room, sums)
-        part = sums.sum(axis=0)
+        # what pads a row holds anything, and is not summed
+        part = (sums[:, :, : w[0].size] if form.patched else sums.reshape(-1, K, runs, form.pitch)[..., : taps.count]).sum(axis=0)
         total = part if total is None else total + part
     dw = np.empty(w.shape, dtype)
-    terms = total[:, : w[0].size] if form.patched else total.reshape(K, runs, form.pitch)[:, :, : taps.count]
-    dw.reshape(K, plan.channels, -1)[:, :, taps.cells] = terms.reshape(K, len(taps.cells), plan.channels).transpose(0, 2, 1)
+    dw.reshape(K, plan.channels, -1)[:, :, taps.cells] = total.reshape(K, len(taps.cells), plan.channels).transpose(0, 2, 1)
     return dw
