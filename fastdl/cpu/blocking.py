@@ -16,6 +16,7 @@ from .microkernel import TILE_ROWS, TILE_VECTORS
 
 LANES = {"f": features.vector_bits() // 32, "d": features.vector_bits() // 64}  # of a vector, by the kind of number
 TILE_COLUMNS_F4 = TILE_VECTORS * LANES["f"]
+LINE = 16  # float32 of a cache line, or float64 of two
 
 # a panel as large as L1: c is read and written once for each KC, which from 1024 columns on costs more than streaming
 # the panel from L2 (measured on Zen 3 at 1024 and 2048 cubed: 0.84 of OpenBLAS with half of it, 0.99 with this)

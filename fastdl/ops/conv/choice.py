@@ -1,8 +1,8 @@
 """Which algorithm a convolution and its weight's gradient take: one estimate of the time for each, in one place.
 
-The constants are nanoseconds on one thread, fitted to the times of each kernel alone: for vectors of 256 bits over the layers of
-VGG-16, ResNet-18 and DCGAN on a Zen 3, for 512 bits over ResNet's 3x3 layers on a Zen 5, each of them for every tile. Only their
-ratios matter; those differ little between machines of one vector width, and much between widths: a multiply-add is three times as
+The constants are nanoseconds on one thread of a Zen 5, fitted to the times of each kernel alone, each of them for every tile: for vectors
+of 256 bits over 35 layers of the kinds of VGG-16, ResNet and DCGAN, one image and eight, for 512 bits over ResNet's 3x3 layers. Only their
+ratios matter; those differ little between machines of one vector width, and much between widths: a multiply-add is twice as
 fast, what moves values in and out of tiles is not.
 """
 
@@ -26,14 +26,13 @@ class Costs(NamedTuple):
     new_page: float  # and more where the memory for it is
     near: float  # a byte of weights that comes from the last-level cache
     stream: float  # and from beyond it
-    strided: float  # times as long at stride 2: more pixels are laid out, or more outputs spread, for each tile
+    strided: float  # times as long at stride 2: more pixels are laid out for each tile
+    spread: float  # and of a transposed convolution, whose outputs are spread
     fixed: float  # what Winograd costs before its first tile: it is not for tiny images
 
 
-# At 256 bits ``near`` and ``stream`` are not fitted: they are what keeps 3x3 at stride 2 from 128x56x56 by F(5, 2), whose tiles take 5 to
-# 8 MB of scratch memory. Layers for which F(2, 2) would be faster are left to the direct kernel with it.
-COSTS = Costs(1 / 42, 1 / 46, 0.4, 0.0, 0.5, 0.5, 0.06, 0.06, 1.25, 8000.0) if vector_bits() < 512 else \
-    Costs(1 / 120, 1 / 120, 0.0, 0.022, 0.2, 0.4, 0.015, 0.035, 1.1, 1500.0)
+COSTS = Costs(1 / 60, 1 / 84, 0.0, 0.05, 0.3, 0.4, 0.016, 0.035, 1.16, 1.75, 1500.0) if vector_bits() < 512 else \
+    Costs(1 / 120, 1 / 120, 0.0, 0.022, 0.2, 0.4, 0.015, 0.035, 1.1, 1.1, 1500.0)
 LEAST_CHANNELS = 8  # and outputs: with fewer most of a vector would be empty
 PAGES = 8 << 20  # bytes of weights, from which on their memory is new
 
@@ -106,7 +105,8 @@ def _fastest(may_decline, r, dims, size, stride, transposed, channels, outputs, 
         rows = computed(tiles) if tiles < MOST_ROWS // 4 else tiles
         transform = COSTS.transform + COSTS.transform_point * (m + r - 1)
         cost = points * (rows * channels * outputs * COSTS.multiply_tiles * needed + tiles * (channels + outputs) * transform)
-        cost *= COSTS.strided if stride == 2 else 1
+        if stride == 2:
+            cost *= COSTS.spread if transposed else COSTS.strided
         cost += 0 if packed else points * channels * outputs * (COSTS.weight + (COSTS.new_page if weight_bytes > PAGES else 0))
         if weight_bytes > caches()[1]:
             far = COSTS.stream * (2 if transposed else 1)  # 8x512x4x4 to 256 by 4x4 at stride 2: 3.6 ms, 2.2 by the direct kernel

@@ -14,6 +14,7 @@ from ...packing import prepared
 from ..layout import is_channels_last
 from ..numba_activation import kernel_arguments
 from .numba_lines import FOUR, KERNELS, WIDE
+from .numba_planes_plan import zeros
 from .winograd import matrices
 
 # What pays, measured on a Zen 5 (512 bits) and at 256 bits there: as many outputs share the transform of x at least, and so many channels
@@ -51,7 +52,7 @@ def planned(x, w, before, shape, act, team):
     def run(x, w, bias):
         y = np.empty(shape, dtype)
         u = prepared(w, "lines", lambda: _transformed(w, r))
-        bias = np.zeros(K, dtype) if bias is None else np.ascontiguousarray(bias)
+        bias = zeros(K, dtype.char) if bias is None else np.ascontiguousarray(bias)
         convolve(pool, band, x, *before, T, u, bias, code, slope, y, workspace(slots * share, dtype), share, phase, point)
         return y
 

@@ -25,7 +25,7 @@ import numpy as np
 from numba.extending import register_jitable
 
 from ...cpu._pool import parallel_for
-from ...cpu.blocking import HEIGHTS
+from ...cpu.blocking import HEIGHTS, LINE
 from ...cpu.gemm import ALL_LINES, STREAM_AHEAD
 from ...cpu.jit import always_inline, families, inline, kernel
 from ...cpu.microkernel import TILE_VECTORS, asked, outer_tile, store_tile
@@ -89,9 +89,6 @@ def _products(rows, lines=1):
                 ahead = offset(ahead, asked(depth, V))
 
     return run
-
-
-LINE = 16  # floats of a cache line
 
 
 @inline

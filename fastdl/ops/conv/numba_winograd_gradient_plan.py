@@ -7,11 +7,11 @@ import functools
 import numpy as np
 
 from ...cpu import parallel
-from ...cpu.blocking import LANES, TILE_COLUMNS_F4, computed, heights
+from ...cpu.blocking import LANES, LINE, TILE_COLUMNS_F4, computed, heights
 from ...cpu.microkernel import TILE_ROWS
 from ...cpu.thresholds import MULTIPLY_ADDS
 from ...cpu.workspace import NOTHING, workspace
-from .numba_winograd import LINE, odd_lines
+from .numba_winograd import odd_lines
 from .numba_winograd_gradient import make
 
 BOUND = 2 << 20  # bytes of transformed tiles at a time, besides as many as the weight has

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from ...cpu.blocking import MOST_ROWS, computed, heights
+from ...cpu.blocking import LINE, MOST_ROWS, computed, heights
 from ...cpu.features import caches
 from ...cpu.microkernel import TILE_ROWS
 from ...cpu.thresholds import MULTIPLY_ADDS
@@ -15,7 +15,7 @@ from ...packing import prepared
 from ..layout import empty_in_layout
 from ..numba_activation import kernel_arguments
 from .numba_rows import pixel_rows
-from .numba_winograd import LINE, make
+from .numba_winograd import make
 from .numba_winograd_weights import WIDTH, padded, panels_of, summed, transformed, unit
 
 BOUND = 15 << 17  # bytes of scratch memory a thread, where that costs no time: a block of tiles, and padded pixel rows for some

@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from ...cpu import parallel
-from ...cpu.blocking import LANES
+from ...cpu.blocking import LANES, LINE
 from ...cpu.gemm import few_elements, row_parts, scratch_elements
 from ...cpu.panels import panel_elements
 from ...cpu.thresholds import MULTIPLY_ADDS
@@ -44,7 +44,6 @@ FEW_ROWS_WIDE, FEW_SIZE_WIDE = 8, 1 << 16
 DIRECT_ROWS = 10  # reading b in place beats copying it; while b stays in L2 or nearly in L1, up to
 DIRECT_ROWS_L2, DIRECT_SIZE_L2 = 16, 1 << 16
 DIRECT_ROWS_L1, DIRECT_SIZE_L1 = 64, 1 << 14
-LINE = 16  # elements, of a cache line or two
 BATCH_WORK, BATCH_ROWS = 128**3, 1 << 17  # of one product of a batch, and elements of its a, up to which each is one thread's
 
 
