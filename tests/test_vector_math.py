@@ -11,7 +11,7 @@ from fastdl.cpu.simd import lanes, load_n, pointer, store_n
 # the largest error in ulp that vector_math's docstring states
 STATED = {"exp": (1.1, 1.1), "log": (1.1, 1.1), "tanh": (1.6, 1.6), "sigmoid": (2.6, 2.6), "erf": (1.6, 2.6), "expm1": (2.0, 2.0),
           "log1p": (2.0, 2.0), "normal": (lambda v: v * v / 2 + 7, 6.0), "exp_nonpositive": (1.5, 1.5),
-          "gate_sigmoid": (lambda v: abs(v) / 25 + 2.6, 2.6), "gate_tanh": (3.3, 2.5)}
+          "gate_sigmoid": (lambda v: abs(v) / 25 + 3.1, 2.6), "gate_tanh": (3.3, 2.5)}
 RANGE = {"exp": ((-104, 89), (-746, 710)), "tanh": ((-10, 10), (-20, 20)), "sigmoid": ((-104, 20), (-746, 40)),
          "erf": ((-4.5, 4.5), (-6.5, 6.5)), "expm1": ((-20, 89), (-40, 710)), "log1p": ((-1, 40), (-1, 40)),
          "normal": ((-12.9, 6), (-37, 9)), "exp_nonpositive": ((-87.3, 0), (-708, 0)),

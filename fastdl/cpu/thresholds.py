@@ -6,6 +6,7 @@
 MULTIPLY_ADDS = 1 << 18  # of a product, a convolution, a recurrent layer
 DEPTHWISE = 1 << 16  # multiply-adds of a depthwise convolution
 STEP_MULTIPLY_ADDS = 1 << 15  # of one step of a recurrent layer, whose threads meet after each
+TEAM_MULTIPLY_ADDS = 1 << 19  # and of one whose threads could as well go through rows of their own without meeting
 GATES = 1 << 14  # of a recurrent cell
 ELEMENTS = 1 << 15  # of an operator that does arithmetic on each element by itself
 FUNCTIONS = 1 << 13  # and of one of a dozen instructions for each, exponentials, random bits, normalisation: an estimate, not measured

@@ -15,7 +15,7 @@ reference of 80 bits or more; infinities, NaN and subnormal results are as in th
     normal     v^2 / 2 + 7  6.0    exp(-v^2 / 2) times a quotient of polynomials in |v|; float64: times a polynomial in 1 / (|v| + 5), the
                                    square's rounding made good
     exp_nonpositive  1.5  1.5      exp's reduction by one addition that rounds; what would be subnormal is 0
-    gate_sigmoid  |v| / 25 + 2.6  2.6  1 / (1 + exp(-v)) with that reduction; 0 where it would be below a quarter of the least normal number
+    gate_sigmoid  |v| / 25 + 3.1  2.6  1 / (1 + exp(-v)) with that reduction; 0 where it would be below a quarter of the least normal number
     gate_tanh  3.3     2.5         m / (m + 2) with m = exp(2 v) - 1, by the same; -0 becomes 0
 
 Sources: W. J. Cody and W. Waite, "Software Manual for the Elementary Functions" (1980); S. L. Moshier, Cephes; P. T. P. Tang,
@@ -25,9 +25,12 @@ Math. Comp. 36 (1981), for the normal distribution's variable. Polynomials witho
 
 from __future__ import annotations
 
+import struct
+
 from llvmlite import ir
 from numba.extending import intrinsic, overload, register_jitable
 
+from . import features
 from .jit import inline
 from .simd import (
     Vector,
@@ -47,6 +50,7 @@ from .simd import (
     to_float,
     to_integer,
 )
+from .simd_core import _function
 
 
 def _polynomial(name, coefficients):
@@ -289,6 +293,38 @@ def _gate_sigmoid32(v):
     m = fma(x, splat(v, -1.4426950408889634), splat(v, 12583039.0))  # as in _exp_between_32
     r = fma(m - splat(v, 12583039.0), splat(v, -0.6931471805599453), -x)
     return splat(v, 1.0) / fma(_gate_rest_32(r), _lowest_bits_as_power(m), splat(v, 1.0))
+
+
+# Where a register holds sixteen numbers, two hold all powers of 2 by thirty-seconds, and a polynomial of the third degree is enough:
+# 4.6 cycles a vector on a Zen 5 core, 6.6 without. The table has of each power what is left when its number, shifted to the exponent's
+# place with the rest of n, is taken off.
+_POWERS = [(struct.unpack("<I", struct.pack("<f", 2 ** (j / 32)))[0] - (j << 18)) % 2**32 for j in range(32)]
+
+
+@intrinsic
+def _lowest_bits_as_thirty_seconds(typingctx, v):
+    """2.0 ** (k / 32) for lanes whose bits end in the integer k, whose last five bits find a power in two registers."""
+
+    def codegen(context, builder, signature, args):
+        wide = ir.VectorType(ir.IntType(32), v.lanes)
+        k = builder.bitcast(args[0], wide)
+        low, high = (ir.Constant(wide, _POWERS[i:i + v.lanes]) for i in (0, v.lanes))
+        found = builder.call(_function(builder, "llvm.x86.avx512.vpermi2var.d.512", wide, [wide] * 3), [low, k, high])
+        return builder.bitcast(builder.add(found, builder.shl(k, ir.Constant(wide, [18] * v.lanes))), args[0].type)
+
+    return v(v), codegen
+
+
+def _gate_sigmoid32_by_table(v):
+    x = smaller(larger(v, splat(v, -88.722839)), splat(v, 88.0))  # there the power is infinite, and beyond 1
+    m = fma(x, splat(v, -46.16624130844683), splat(v, 12582912.0))  # 1.5 * 2^23: the sum's last bits are n
+    r = fma(m - splat(v, 12582912.0), splat(v, -0.02166084939249829), -x)
+    p = fma(fma(fma(r, splat(v, 0.16666667), splat(v, 0.5)), r, splat(v, 1.0)), r, splat(v, 1.0))
+    return splat(v, 1.0) / fma(p, _lowest_bits_as_thirty_seconds(m), splat(v, 1.0))
+
+
+if features.register_bits() == features.vector_bits() == 512:
+    _gate_sigmoid32 = _gate_sigmoid32_by_table
 
 
 def _gate_sigmoid64(v):

@@ -74,14 +74,21 @@ class _Recurrent(Module):
 
         Raises ValueError where the layer is bidirectional, and as the operator does.
         """
-        name = type(self).__name__
-        if self.bidirectional:
-            raise ValueError(f"{name}: step goes forwards only; the layer is bidirectional")
+        bound = self.__dict__.get("_bound")  # dropped when an attribute is set
+        if bound is None:
+            bound = self.__dict__["_bound"] = self._bind_step()
+        operator, parameters = bound
         if getattr(x, "ndim", 0) not in (1, 2):
-            check.array(name, "input", x, (1, 2))
-        packed = [getattr(self, name)._packed for name in self._names]
-        y, hx = self._nest(getattr(F, self.operator)(x[None], hx, packed, self.bias, self.num_layers, 0.0, False, False, False))
+            check.array(type(self).__name__, "input", x, (1, 2))
+        answer = operator(x[None], hx, [p._packed for p in parameters], self.bias, self.num_layers, 0.0, False, False, False)
+        y, hx = self._nest(answer)
         return y[0], hx
+
+    def _bind_step(self):
+        """The operator and the parameters of a step."""
+        if self.bidirectional:
+            raise ValueError(f"{type(self).__name__}: step goes forwards only; the layer is bidirectional")
+        return getattr(F, self.operator), [getattr(self, name) for name in self._names]
 
     def forward(self, x, hx=None, *, lengths=None, batch_sizes=None):
         operator, parameters, where, options = self._call(lengths, batch_sizes)

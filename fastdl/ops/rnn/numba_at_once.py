@@ -7,12 +7,13 @@ step of a stream, or a small network, would otherwise mostly consist of.
 
 from __future__ import annotations
 
+import math
 import weakref
 
 import numpy as np
 
 from ...cpu import parallel
-from ...cpu.workspace import workspace
+from ...cpu.workspace import recycled, workspace
 from ...packing import VERSION, Owner, version
 from .arguments import prepare
 from .layout import split
@@ -22,7 +23,8 @@ from .numba_rows import rows_of
 from .numba_sequence import forward
 from .numba_weights import ready
 
-_MOST_SIZES = 32  # for which what depends on steps and batch is kept
+_MOST_FORMS = 32  # of the input for which what depends on them is kept
+_SMALL = 1 << 13  # elements of an output: numpy's own memory is as good, and sooner had
 
 
 class AtOnce(dict):
@@ -54,7 +56,7 @@ class Bound:
     def __init__(self, call, params):
         self.seen = [(weakref.ref(p), version(p)) for p in params]
         x = call.arrays[0]
-        self.params, self.dtype, self.features, self.sizes, self.layers = call.params, x.dtype, x.shape[2], {}, {}
+        self.params, self.dtype, self.features, self.runs, self.layers = call.params, x.dtype, x.shape[2], {}, {}
         self.forward = forward[x.dtype.char]
         self.nothing_kept = (np.empty((call.params.directions, 0), x.dtype),) * 2
 
@@ -75,69 +77,69 @@ class Bound:
             self.layers[plan.streams] = [(w.w_ih.shape[1], (*made[k], *made[k + n - 1])) for k, w in enumerate(weights) if k % n == 0]
         return self.layers[plan.streams]
 
-    def _sizes(self, steps, batch):
-        """What depends on so many steps and rows: numbers and rows for the kernel, each layer's weights and places, their memory, the
-        plan."""
-        if len(self.sizes) >= _MOST_SIZES:
-            self.sizes.clear()
-        plan, rows, n = plan_of(self.params, batch, steps, self.dtype.char), rows_of(steps, batch, None, None), self.params.directions
-        layers = self._layers(plan)
-        places = [places_of(plan, n, features, batch, False, False, True) for features, _ in layers]
-        head = (plan.pool, plan.slots, plan.code, 0, plan.split_units, plan.chunk, plan.together, plan.streams, 0, n, plan.gates,
+    def _run_of(self, shape, batch_first):
+        """What serves inputs of this shape on the present threads; None where it is not a plain one."""
+        params, dtype, d = self.params, self.dtype, self.params.directions
+        single = len(shape) == 2
+        steps, batch = (shape[0], 1) if single else shape[1::-1] if batch_first else shape[:2]
+        if shape[-1] != self.features or steps == 0 or batch == 0 or (batch_first and not single and batch != 1):
+            return None
+        plan, rows = plan_of(params, batch, steps, dtype.char), rows_of(steps, batch, None, None)
+        head = (plan.pool, plan.slots, plan.code, 0, plan.split_units, plan.chunk, plan.together, plan.streams, 0, d, plan.gates,
                 plan.hidden, plan.output, plan.projection, 0, rows.counts, rows.offsets, rows.order)
-        found = self.sizes[steps, batch, parallel.team()] = (
-            head, [(place, made) for (place, _), (_, made) in zip(places, layers, strict=True)], max(size for _, size in places), plan)
-        return found
+        layers = [(*places_of(plan, d, features, batch, False, False, True), made) for features, made in self._layers(plan)]
+        size, layers = max(size for _, size, _ in layers), [(place, made) for place, _, made in layers]
+        forward, nothing_kept, words, lstm = self.forward, self.nothing_kept, plan.words, params.mode == "lstm"
+        n, flat, output, empty = params.layers * d, (steps * batch, shape[-1]), (steps * batch, d * params.output), np.empty
+        h_form, c_form = (n, batch, params.output), (n, batch, params.hidden)
+        h_given, c_given = [(n, form[2]) if single else form for form in (h_form, c_form)]
+        y_form = output if single else (*shape[:2], d * params.output)
+        elements, none, (places, made) = math.prod(output), NO_STATES[dtype.char], layers[0]
+        small, teams, no_words = elements < _SMALL, plan.split_units, words(d)
+
+        def run(x, hx):
+            """The answer, or None where something is not plain, or wrong."""
+            if x.dtype is not dtype or not x.flags.c_contiguous:
+                return None
+            h0 = c0 = none
+            if hx is not None:
+                h0 = hx
+                if lstm:
+                    if type(hx) is not tuple or len(hx) != 2:
+                        return None
+                    h0, c0 = hx
+                    if type(c0) is not np.ndarray or c0.dtype is not dtype or c0.shape != c_given or not c0.flags.c_contiguous:
+                        return None
+                if type(h0) is not np.ndarray or h0.dtype is not dtype or h0.shape != h_given or not h0.flags.c_contiguous:
+                    return None
+                if single:
+                    h0 = h0.reshape(h_form)
+                    c0 = c0.reshape(c_form) if lstm else c0
+            memory = workspace(size, dtype)
+            h_n = empty(h_form, dtype)
+            c_n = empty(c_form, dtype) if lstm else h_n
+            values = x.reshape(flat)
+            if n == d:
+                y = empty(output, dtype) if small else recycled(elements, dtype).reshape(output)
+                forward(*head, places, words(d) if teams else no_words, values, memory, *made, h0, c0, y, h_n, c_n, *nothing_kept)
+            else:
+                for k, (places_k, made_k) in enumerate(layers):
+                    states = [s[k * d:k * d + d] for s in (h0, c0, h_n, c_n)]
+                    y = empty(output, dtype) if small else recycled(elements, dtype).reshape(output)
+                    forward(*head, places_k, words(d), values, memory, *made_k, *states[:2], y, *states[2:], *nothing_kept)
+                    values = y
+            if single:
+                h_n, c_n = h_n[:, 0], c_n[:, 0]
+            else:
+                y = y.reshape(y_form)
+            return (y, h_n, c_n) if lstm else (y, h_n)
+
+        if len(self.runs) >= _MOST_FORMS:
+            self.runs.clear()
+        self.runs[shape, batch_first, parallel.team()] = run
+        return run
 
     def __call__(self, x, hx, batch_first):
         """The answer, or None where something is not plain, or wrong."""
-        dtype, params, shape = self.dtype, self.params, x.shape
-        if (x.dtype is not dtype and x.dtype != dtype) or not x.flags.c_contiguous:
-            return None
-        single = len(shape) == 2
-        if single:
-            steps, batch = shape[0], 1
-        elif len(shape) != 3 or (batch_first and shape[0] != 1):
-            return None
-        else:
-            steps, batch = shape[:2] if not batch_first else shape[1::-1]
-        if shape[-1] != self.features or steps == 0 or batch == 0:
-            return None
-        d, output, lstm = params.directions, params.output, params.mode == "lstm"
-        n = params.layers * d
-        h0 = c0 = NO_STATES[dtype.char]
-        if hx is not None:
-            h = hx
-            if lstm:
-                if type(hx) is not tuple or len(hx) != 2:
-                    return None
-                h, c0 = hx[0], _plain(hx[1], dtype, n, batch, params.hidden, single)
-            h0 = _plain(h, dtype, n, batch, output, single)
-            if h0 is None or c0 is None:
-                return None
-        head, layers, size, plan = self.sizes.get((steps, batch, parallel.team())) or self._sizes(steps, batch)
-        memory = workspace(size, dtype)
-        h_n = np.empty((n, batch, output), dtype)
-        c_n = np.empty((n, batch, params.hidden), dtype) if lstm else h_n
-        rows, states = x.reshape(steps * batch, shape[-1]), (h0, c0, h_n, c_n)
-        for k, (places, made) in enumerate(layers):
-            if n > d:
-                states = [s[k * d:k * d + d] for s in (h0, c0, h_n, c_n)]
-            y = np.empty((steps * batch, d * output), dtype)
-            self.forward(*head, places, plan.words(d), rows, memory, *made, states[0], states[1], y, states[2], states[3],
-                         *self.nothing_kept)
-            rows = y
-        if single:
-            h_n, c_n = h_n[:, 0], c_n[:, 0]
-        else:
-            y = y.reshape(*shape[:2], d * output)
-        return (y, h_n, c_n) if lstm else (y, h_n)
-
-
-def _plain(state, dtype, n, batch, size, single):
-    """A state as (n, batch, size), or None where it is not what it should be."""
-    if type(state) is not np.ndarray or (state.dtype is not dtype and state.dtype != dtype) or not state.flags.c_contiguous:
-        return None
-    if single:
-        return state.reshape(n, 1, size) if state.shape == (n, size) else None
-    return state if state.shape == (n, batch, size) else None
+        run = self.runs.get((x.shape, batch_first, parallel.team())) or self._run_of(x.shape, batch_first)
+        return None if run is None else run(x, hx)

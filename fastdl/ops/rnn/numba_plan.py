@@ -80,15 +80,16 @@ def _plan(code, gates, hidden, projection, directions, batch, steps, lanes, pool
     output, blocks = projection or hidden, blocks_of(hidden, lanes)
     padded, state = up_to_block(hidden, lanes), up_to_block(output, lanes)
     L2, itemsize = caches().l2, vector_bits() // 8 // lanes
+    weights = gates * hidden * output * itemsize
     split_units, chunk = 0, max(batch, 1)
-    if slots > 1 and batch < 4 * slots:
-        if big_step and blocks > 1 and not projection and code != RESET_FIRST and slots > directions:
-            split_units, chunk = 1, -(-blocks // (2 * slots if blocks >= 8 * slots else slots))
-    elif slots > 1:
+    if slots > 1 and blocks > 1 and not projection and code != RESET_FIRST and slots > directions:
+        split_units = int(big_step if batch < 4 * slots else _better_by_units(batch, gates * hidden * output, slots, weights > L2 // 2))
+    if split_units:
+        chunk = -(-blocks // (2 * slots if blocks >= 8 * slots else slots))
+    elif slots > 1 and batch >= 4 * slots:
         # two for each thread, where that leaves them eight rows: sequences differ in length, and threads in what else they do
         chunk = min(-(-batch // (2 * slots if batch >= 16 * slots else slots)), MOST_ROWS)
     rows = batch if split_units else chunk
-    weights = gates * hidden * output * itemsize
     at_once = max(ROWS_AT_ONCE, L2 // (gates * padded * itemsize)) if weights > L2 else ROWS_AT_ONCE
     together = max(1, min(steps, at_once // max(1, rows)))
     if rows >= ROWS_ENOUGH and code != RESET_FIRST and not split_units:
@@ -96,6 +97,19 @@ def _plan(code, gates, hidden, projection, directions, batch, steps, lanes, pool
     streams = int(batch == 1 and code in (GRU, LSTM) and L2 // 2 <= weights <= STREAMED * L2)
     return Plan(code, gates, hidden, output, projection, padded, state, pool, slots, split_units, chunk, together, streams,
                 PANEL * lanes)
+
+
+def _better_by_units(batch, weights, slots, large) -> bool:
+    """Whether threads had better share the units of a step than the rows, of which each has four at least. large: where the
+    weights of the input and the state do not fit a second-level cache."""
+    if batch >= 16 * slots or batch * weights < thresholds.TEAM_MULTIPLY_ADDS:
+        return False
+    each = -(-batch // slots)
+    # Products go through four rows at a time. With four in all, reading weights from further away takes longer than multiplying
+    # (LSTM, 8 rows, 256 units, two threads: 1296 us by rows, 1114 by units); threads that meet after each step wait for each other.
+    by_rows = -(-each // 4) * (1.25 if large and each <= 4 else 1)
+    by_units = -(-batch // 4) / slots * (1.05 if large else 1.2)
+    return by_units < by_rows
 
 
 def bias_size(plan) -> int:

@@ -123,9 +123,24 @@ def _panel_tile(rows, panels, on, stream=False):
 def _product(on):
     """``product(a, a_row, m, k, packed, first, last, start, start_row, out, out_row)``, and the same on a start."""
     # eight chains hide the latency of the multiply-add, where there are so many; the first tile fills the registers
-    many_rows, eight_rows, four_rows = (_panel_tile(n, 1, on) for n in (TILE_ROWS, 8 if TILE_ROWS > 8 else TILE_ROWS, 4))
+    many_rows, eight_rows = (_panel_tile(n, 1, on) for n in (TILE_ROWS, 8 if TILE_ROWS > 8 else TILE_ROWS))
+    four_rows_3, four_rows_2, four_rows_1 = (_panel_tile(4, n if TILE_ROWS > 8 else 1, on) for n in (3, 2, 1))
     two_rows_3, two_rows_2, two_rows_1 = (_panel_tile(2, n, on) for n in (3 if TILE_ROWS > 8 else 2, 2, 1))
     one_row_4, one_row_3, one_row_1 = (_panel_tile(1, n, on) for n in (4, 3, 1))
+
+    @inline
+    def four(a, a_row, k, panels, count, start, start_row, out, out_row):
+        width = PANEL * lanes(panels)
+        j = 0
+        while TILE_ROWS > 8 and (j + 5 <= count or j + 3 == count):
+            four_rows_3(k, a, a_row, offset(panels, j * k * width), offset(start, j * width), start_row, offset(out, j * width), out_row)
+            j += 3
+        while TILE_ROWS > 8 and j + 2 <= count:
+            four_rows_2(k, a, a_row, offset(panels, j * k * width), offset(start, j * width), start_row, offset(out, j * width), out_row)
+            j += 2
+        while j < count:
+            four_rows_1(k, a, a_row, offset(panels, j * k * width), offset(start, j * width), start_row, offset(out, j * width), out_row)
+            j += 1
 
     @inline
     def tall(a, a_row, m, k, panels, count, start, start_row, out, out_row):
@@ -136,6 +151,7 @@ def _product(on):
             whole -= TILE_ROWS  # 7 or 8 rows are two small tiles
         elif whole > 0 and m - whole > TILE_ROWS // 4 * 4:
             whole = m
+        rest = ZERO
         for j in range(count):
             panel, target, source = offset(panels, j * k * width), offset(out, j * width), offset(start, j * width)
             i = 0
@@ -149,11 +165,11 @@ def _product(on):
                 at, to = offset(source, r * start_row), offset(target, r * out_row)
                 eight_rows(k, offset(a, r * a_row), a_row, panel, at, start_row, to, out_row)
                 i += 8
-            while i < m:
-                r = min(i, m - 4)
-                at, to = offset(source, r * start_row), offset(target, r * out_row)
-                four_rows(k, offset(a, r * a_row), a_row, panel, at, start_row, to, out_row)
-                i += 4
+            rest = i
+        while rest < m:
+            r = min(rest, m - 4)
+            four(offset(a, r * a_row), a_row, k, panels, count, offset(start, r * start_row), start_row, offset(out, r * out_row), out_row)
+            rest += 4
 
     @inline
     def two(a, a_row, k, panels, count, start, start_row, out, out_row):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ...cpu._pool import parallel_for
 from ...cpu.jit import inline, kernel
-from ...cpu.simd import lanes, load, load_n, offset, pointer, read, store, store_n
+from ...cpu.simd import lanes, load, load_n, offset, pointer, prefetch, read, store, store_n
 from .numba_product import PANEL, ZERO, product, product_on, stream_on
 from .numba_steps import (
     GRU,
@@ -31,6 +31,11 @@ from .numba_team import finish, place, take, wait_for_all
 # What lies one after the other in a layer's scratch memory, each part for each direction: what is made of weights, where
 # that is not kept (see numba_weights.py), states, whose rows are as long as the blocks of their units, and the rest.
 W_X, W_H, W_R, BIAS, PEEPHOLE, H, C, SCRATCH = range(8)
+
+
+# Rows from which on the states are not copied to y but only there, and the input is asked for ahead. With fewer a step is so short that
+# it would wait for what the last one has just written to unaligned memory.
+_SEVERAL = 4
 
 
 class Layer(NamedTuple):
@@ -59,6 +64,7 @@ class Layer(NamedTuple):
     y: Any
     y_row: int
     h: Any  # (2, batch, state): the states before and after a step take turns
+    in_output: int  # whether the states after a step are only in y, which the next one reads
     c: Any  # (batch, padded)
     h_n: Any  # (batch, output)
     c_n: Any  # (batch, hidden)
@@ -115,18 +121,24 @@ def _advance(layer, n, t, first, last, first_block, last_block, x_gates, h_gates
     """Step t, the n-th, of rows first to last - 1 and a range of unit blocks."""
     units, W = layer.units, PANEL * lanes(layer.x)
     rows, padded, state = last - first, units.padded, layer.state
-    before = offset(layer.h, (n % 2 * layer.batch + first) * state)
-    after = offset(layer.h, ((n + 1) % 2 * layer.batch + first) * state)
     here = read(layer.offsets, t) + first
+    before, before_row = offset(layer.h, (n % 2 * layer.batch + first) * state), state
+    after, after_row = offset(layer.h, ((n + 1) % 2 * layer.batch + first) * state), state
+    if layer.in_output:
+        if n > 0:
+            before, before_row = offset(layer.y, (read(layer.offsets, _time(layer, n - 1)) + first) * layer.y_row), layer.y_row
+        after, after_row = offset(layer.y, here * layer.y_row), layer.y_row
     if units.mode == RESET_FIRST:
         product(before, state, rows, layer.output, layer.w_h, ZERO, 2 * _blocks(layer), h_gates, 2 * padded)
         _advance_reset_first(layer, rows, x_gates, h_gates, before, after)
     elif layer.projection > 0:
         answer = offset(h_gates, rows * layer.gates * padded)  # what is to be projected
-        _advance_blocks(layer, n, here, first, rows, first_block, last_block, x_gates, h_gates, before, answer, padded)
+        _advance_blocks(layer, n, here, first, rows, first_block, last_block, x_gates, h_gates, before, before_row, answer, padded)
         product(answer, padded, rows, units.hidden, layer.w_r, ZERO, state // W, after, state)
     else:
-        _advance_blocks(layer, n, here, first, rows, first_block, last_block, x_gates, h_gates, before, after, state)
+        _advance_blocks(layer, n, here, first, rows, first_block, last_block, x_gates, h_gates, before, before_row, after, after_row)
+    if layer.in_output:
+        return
     start, end = first_block * W, min(last_block * W, layer.output)
     if layer.projection > 0:
         start, end = 0, layer.output
@@ -135,16 +147,17 @@ def _advance(layer, n, t, first, last, first_block, last_block, x_gates, h_gates
 
 
 @inline
-def _advance_blocks(layer, n, here, first, rows, first_block, last_block, x_gates, h_gates, before, answer, length):
+def _advance_blocks(layer, n, here, first, rows, first_block, last_block, x_gates, h_gates, before, before_row, answer, length):
     """The units of some blocks, a few at a time: products, then activations, which a processor begins while the next products
     are under way. Every other step goes through the blocks the other way: the weights that were read last are in the caches."""
     units, W, gates = layer.units, PANEL * lanes(layer.x), layer.gates
-    padded, state = units.padded, layer.state
+    padded = units.padded
     h_gates = offset(h_gates, rows * first_block * gates * W)  # where other threads do not write
     together, kept = 4 if gates == 1 else 1, here if units.train else 0
     groups = (last_block - first_block + together - 1) // together
     x = offset(layer.x, here * layer.x_row)
     for g in range(groups):
+        _ask_for_input(layer, n, first, rows, g, groups)
         low = first_block + (groups - 1 - g if n % 2 else g) * together
         high = min(low + together, last_block)
         column, width = low * gates * W, (high - low) * gates * W
@@ -159,10 +172,22 @@ def _advance_blocks(layer, n, here, first, rows, first_block, last_block, x_gate
         if layer.streams:
             stream_on(start, before, layer.output, layer.w_h, low, gates, h_gates)
         else:
-            product_on(start, start_row, before, state, rows, layer.output, layer.w_h, low * gates, high * gates, h_gates, width)
+            product_on(start, start_row, before, before_row, rows, layer.output, layer.w_h, low * gates, high * gates, h_gates, width)
         advance_rows(units, rows, low, high, Places(
-            offset(share, -column), share_row, offset(h_gates, -column), width, gates * W, W, before, state, answer, length,
+            offset(share, -column), share_row, offset(h_gates, -column), width, gates * W, W, before, before_row, answer, length,
             offset(layer.c, first * padded), offset(layer.kept_gates, kept * gates * padded), offset(layer.kept, kept * padded)))
+
+
+@inline
+def _ask_for_input(layer, n, first, rows, part, parts):
+    """Ask for a part of the input that will be multiplied as many steps later as are multiplied together."""
+    n += max(1, layer.together)
+    if n >= layer.steps or layer.batch < _SEVERAL:
+        return
+    x = offset(layer.x, (read(layer.offsets, _time(layer, n)) + first) * layer.x_row)
+    for i in range(part * rows // parts, (part + 1) * rows // parts):
+        for j in range(0, layer.features, lanes(x)):
+            prefetch(x, i * layer.x_row + j)
 
 
 @inline
@@ -328,10 +353,14 @@ def _first_states(layer, k, h0, c0):
 def _layer(k, backwards, mode, train, together, streams, gates, hidden, output, projection, peepholes, counts, offsets, order,
            places, x, memory, w_x, w_h, w_r, bias, peephole, y, h_n, c_n, kept_gates, kept):
     size, base = x.itemsize, pointer(memory)
+    state = up_to_block(output, base)
+    in_output = 1 if counts[0] >= _SEVERAL and state == output and projection == 0 and mode != RESET_FIRST else 0
+    if backwards and counts[-1] < counts[0]:  # rows that begin where there is no step before
+        in_output = 0
     units = Units(mode, train, hidden, up_to_block(hidden, base), pointer(peephole), peepholes)
     return Layer(
-        units, backwards, gates, counts[0], counts.shape[0], together, x.shape[1], output, up_to_block(output, base), projection,
+        units, backwards, gates, counts[0], counts.shape[0], together, x.shape[1], output, state, projection,
         pointer(counts), pointer(offsets), pointer(order), pointer(x), x.strides[0] // size,
         pointer(bias), pointer(w_x), pointer(w_h), streams, pointer(w_r), offset(pointer(y), k * output), y.strides[0] // size,
-        offset(base, places[2 * H + k]), offset(base, places[2 * C + k]),
+        offset(base, places[2 * H + k]), in_output, offset(base, places[2 * C + k]),
         pointer(h_n[k]), pointer(c_n[k]), pointer(kept_gates[k]), pointer(kept[k]), offset(base, places[2 * SCRATCH]))
