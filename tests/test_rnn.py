@@ -135,6 +135,14 @@ def run(mode, case, backend, dtype="f8", layout="contiguous", steps=5, batch=4, 
                  backend=backend, dtype=dtype, layout=layout)
 
 
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("case", TABLE, ids=lambda c: "-".join(str(v) for v in c.values()))
+@pytest.mark.parametrize("mode", MODES)
+def test_whole_blocks_of_units(mode, case, dtype):
+    """States that fill their vectors are kept in the output alone, but for rows that begin later than others."""
+    run(mode, case, "numba", dtype, steps=4, batch=6, hidden=32)
+
+
 @pytest.mark.parametrize("dtype,layout", [("f4", "contiguous"), ("f8", "strided"), ("f4", "channels_last")])
 @pytest.mark.parametrize("case", TABLE, ids=lambda c: "-".join(str(v) for v in c.values()))
 @pytest.mark.parametrize("mode", MODES)
@@ -423,14 +431,14 @@ def test_dropout_rate_and_mean(backend, rate):
 
 # ------------------------------------------------------------------------------------------------ threads
 @pytest.mark.parametrize("lengths", [False, True])
-@pytest.mark.parametrize("steps,batch", [(6, 1), (4, 3), (3, 14), (3, 33)])
+@pytest.mark.parametrize("steps,batch,hidden", [(6, 1, 40), (4, 3, 40), (3, 14, 40), (3, 33, 40), (4, 22, 64)])
 @pytest.mark.parametrize("mode,extra", [*((m, {}) for m in MODES), ("gru", {"linear_before_reset": False}), ("lstm", {"proj": 5})])
-def test_any_number_of_threads(mode, extra, steps, batch, lengths, monkeypatch):
+def test_any_number_of_threads(mode, extra, steps, batch, hidden, lengths, monkeypatch):
     """The same bits, however rows and units are split."""
     from fastdl.cpu import thresholds
 
     extra = dict(extra)
-    x, hx, params = make(mode, steps=steps, batch=batch, features=7, hidden=40, layers=2, bidirectional=True, proj=extra.pop("proj", 0))
+    x, hx, params = make(mode, steps=steps, batch=batch, features=7, hidden=hidden, layers=2, bidirectional=True, proj=extra.pop("proj", 0))
     options = {"num_layers": 2, "bidirectional": True, "lengths": some_lengths(steps, batch) if lengths else None, **extra}
 
     def leaves(values):
@@ -449,6 +457,7 @@ def test_any_number_of_threads(mode, extra, steps, batch, lengths, monkeypatch):
             parallel.set_num_threads(n)
             monkeypatch.setattr(thresholds, "MULTIPLY_ADDS", 0)  # or one thread would do these few
             monkeypatch.setattr(thresholds, "STEP_MULTIPLY_ADDS", at_least)
+            monkeypatch.setattr(thresholds, "TEAM_MULTIPLY_ADDS", at_least)
             for got, expected in zip(run(), want, strict=True):
                 np.testing.assert_array_equal(got, expected)
     finally:

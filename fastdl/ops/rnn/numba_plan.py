@@ -72,18 +72,18 @@ def plan_of(params, batch, steps, char) -> Plan:
     reset_first = params.mode == "gru" and not params.linear_before_reset
     code = RESET_FIRST if reset_first else CODES[params.mode]
     return _plan(code, GATES[params.mode], params.hidden, params.projection, params.directions, batch, steps, LANES[char],
-                 pool, slots, step > thresholds.STEP_MULTIPLY_ADDS)
+                 pool, slots, step > thresholds.STEP_MULTIPLY_ADDS, step >= thresholds.TEAM_MULTIPLY_ADDS)
 
 
 @lru_cache(maxsize=256)
-def _plan(code, gates, hidden, projection, directions, batch, steps, lanes, pool, slots, big_step) -> Plan:
+def _plan(code, gates, hidden, projection, directions, batch, steps, lanes, pool, slots, big_step, bigger_step) -> Plan:
     output, blocks = projection or hidden, blocks_of(hidden, lanes)
     padded, state = up_to_block(hidden, lanes), up_to_block(output, lanes)
     L2, itemsize = caches().l2, vector_bits() // 8 // lanes
     weights = gates * hidden * output * itemsize
     split_units, chunk = 0, max(batch, 1)
     if slots > 1 and blocks > 1 and not projection and code != RESET_FIRST and slots > directions:
-        split_units = int(big_step if batch < 4 * slots else _better_by_units(batch, gates * hidden * output, slots, weights > L2 // 2))
+        split_units = int(big_step if batch < 4 * slots else bigger_step and _better_by_units(batch, slots, 2 * weights > L2))
     if split_units:
         chunk = -(-blocks // (2 * slots if blocks >= 8 * slots else slots))
     elif slots > 1 and batch >= 4 * slots:
@@ -99,17 +99,15 @@ def _plan(code, gates, hidden, projection, directions, batch, steps, lanes, pool
                 PANEL * lanes)
 
 
-def _better_by_units(batch, weights, slots, large) -> bool:
+def _better_by_units(batch, slots, large) -> bool:
     """Whether threads had better share the units of a step than the rows, of which each has four at least. large: where the
     weights of the input and the state do not fit a second-level cache."""
-    if batch >= 16 * slots or batch * weights < thresholds.TEAM_MULTIPLY_ADDS:
-        return False
     each = -(-batch // slots)
     # Products go through four rows at a time. With four in all, reading weights from further away takes longer than multiplying
     # (LSTM, 8 rows, 256 units, two threads: 1296 us by rows, 1114 by units); threads that meet after each step wait for each other.
     by_rows = -(-each // 4) * (1.25 if large and each <= 4 else 1)
     by_units = -(-batch // 4) / slots * (1.05 if large else 1.2)
-    return by_units < by_rows
+    return batch < 16 * slots and by_units < by_rows
 
 
 def bias_size(plan) -> int:
