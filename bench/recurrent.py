@@ -8,6 +8,9 @@ training is a forward and a backward pass, beside torch. A case's answer is comp
 input; ``read`` is the rate at which a loop that does nothing else reads as much memory on so many threads, always in one
 direction: the kernels' weights change direction after each step, and part of them is in a cache still.
 
+``limit``, for more rows and for training, is the ratio at which the products alone would go at the peak of so many cores, measured
+after the case's rounds: no kernel that does all of a case's multiply-adds in float32 can have a higher ratio.
+
     python -m bench.recurrent --threads 2 "batch 1," "batch 8,"      the cases whose name contains one of these words
 """
 
@@ -39,6 +42,14 @@ class Case(NamedTuple):
     def __str__(self):
         return (f"{self.kind}, {self.steps} steps, batch {self.batch}, {self.features} to {self.hidden}"
                 + ", forward and backward" * self.train)
+
+    @property
+    def operations(self):
+        """Floating-point operations of the products. A training step's also has the gradients of the weights, of the input, and of all
+        states but the last."""
+        rows = 2 * self.batch * GATES[self.kind] * self.hidden
+        of_input, of_state = rows * self.steps * self.features, rows * self.steps * self.hidden
+        return 3 * of_input + 3 * of_state - 2 * rows * self.hidden if self.train else of_input + of_state
 
     @property
     def state_bytes(self):
@@ -150,6 +161,21 @@ def with_openvino(case, threads):
 PEERS = {"torch": ("torch",), "onnxruntime": ("onnxruntime", "onnx"), "openvino": ("openvino", "onnx")}
 
 
+def on_all(threads, measure):
+    """The sum of what ``measure()`` answers on so many threads at a time."""
+    rates = [0.0] * threads
+
+    def go(k):
+        rates[k] = measure()
+
+    team = [threading.Thread(target=go, args=(k,)) for k in range(threads)]
+    for thread in team:
+        thread.start()
+    for thread in team:
+        thread.join()
+    return sum(rates)
+
+
 def read_rate(nbytes, threads, seconds=0.05):
     """Bytes a second that so many threads read at, each its share of so many bytes, again and again."""
     from fastdl.cpu.jit import kernel
@@ -167,22 +193,18 @@ def read_rate(nbytes, threads, seconds=0.05):
         store(pointer(out), 0, s + t + u + v)
 
     share = max(1 << 10, nbytes // 4 // threads // 64 * 64)
-    times, rates, run = max(1, int(seconds * 5e10 / (4 * share))), [0.0] * threads, read["f"]
+    times, run = max(1, int(seconds * 5e10 / (4 * share))), read["f"]
 
-    def go(k):
-        a, out = aligned(share, np.dtype("f4")), np.zeros(64, "f4")
+    def measure():
+        a, out, best = aligned(share, np.dtype("f4")), np.zeros(64, "f4"), 0.0
         a[:] = 0
         for _ in range(5):
             start = time.perf_counter()
             run(a, out, times)
-            rates[k] = max(rates[k], 4 * share * times / (time.perf_counter() - start))
+            best = max(best, 4 * share * times / (time.perf_counter() - start))
+        return best
 
-    team = [threading.Thread(target=go, args=(k,)) for k in range(threads)]
-    for thread in team:
-        thread.start()
-    for thread in team:
-        thread.join()
-    return sum(rates)
+    return on_all(threads, measure)
 
 
 def worker(name, threads):
@@ -196,11 +218,14 @@ def main(argv=None):
     given = parser.parse_args(argv)
     if given.worker:
         return worker(given.worker, given.threads)
+    from fastdl.cpu.peak import fma_peak
+
     libraries = [Library("bench.recurrent", "fastdl", given.threads)]
     libraries += [Library("bench.recurrent", name, given.threads, python=given.peers_python) for name, modules in PEERS.items()
                   if installed(given.peers_python, *modules)]
     names = [library.name for library in libraries]
-    print(f"| threads: {given.threads} | " + " | ".join(names) + " | ratio | to torch | GB/s (read) |\n" + "|---" * (len(names) + 4) + "|")
+    columns = [f"threads: {given.threads}", *names, "ratio", "limit", "to torch", "GB/s (read)"]
+    print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
     for case in CASES:
         if given.words and not any(word in str(case) for word in given.words):
             continue
@@ -211,10 +236,12 @@ def main(argv=None):
         ours = times["fastdl"]
         best = min((t for name, t in times.items() if name != "fastdl"), default=float("nan")) / ours
         figures = " | ".join(f"{times[name] * 1e6:.0f}" if name in times else "" for name in names)
-        rate = ""
+        rate = limit = ""
+        if case.batch > 1 or case.train:
+            limit = f"{best * ours * on_all(given.threads, lambda: fma_peak('f', 0.1)) / case.operations:.2f}"
         if case.batch == 1 and not case.train:
             rate = f"{case.state_bytes * case.steps / ours / 1e9:.0f} ({read_rate(case.state_bytes, given.threads) / 1e9:.0f})"
-        print(f"| {case} | {figures} | {best:.2f} | {times.get('torch', float('nan')) / ours:.2f} | {rate} |", flush=True)
+        print(f"| {case} | {figures} | {best:.2f} | {limit} | {times.get('torch', float('nan')) / ours:.2f} | {rate} |", flush=True)
 
 
 if __name__ == "__main__":
