@@ -156,8 +156,11 @@ def _advance_blocks(layer, n, here, first, rows, first_block, last_block, x_gate
     together, kept = 4 if gates == 1 else 1, here if units.train else 0
     groups = (last_block - first_block + together - 1) // together
     x = offset(layer.x, here * layer.x_row)
+    later = n + max(1, layer.together)
+    asking = rows >= _SEVERAL and later < layer.steps
     for g in range(groups):
-        _ask_for_input(layer, n, first, rows, g, groups)
+        if asking:
+            _ask_for_input(layer, later, first, rows, g, groups)
         low = first_block + (groups - 1 - g if n % 2 else g) * together
         high = min(low + together, last_block)
         column, width = low * gates * W, (high - low) * gates * W
@@ -180,10 +183,7 @@ def _advance_blocks(layer, n, here, first, rows, first_block, last_block, x_gate
 
 @inline
 def _ask_for_input(layer, n, first, rows, part, parts):
-    """Ask for a part of the input that will be multiplied as many steps later as are multiplied together."""
-    n += max(1, layer.together)
-    if n >= layer.steps or layer.batch < _SEVERAL:
-        return
+    """Ask for a part of the n-th step's input."""
     x = offset(layer.x, (read(layer.offsets, _time(layer, n)) + first) * layer.x_row)
     for i in range(part * rows // parts, (part + 1) * rows // parts):
         for j in range(0, layer.features, lanes(x)):
