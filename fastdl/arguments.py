@@ -20,21 +20,9 @@ def form_of(args, kwargs):
 
     Plain are what ``check.remembered`` says, floats, and numpy's lack of an array, None.
     """
-    form = []
-    for value in args:
+    form = [len(args)]
+    for value in (*args, *kwargs, *kwargs.values()) if kwargs else args:
         kind = type(value)
-        if kind is _ndarray:
-            dtype = value.dtype
-            if (dtype is not _F4 and dtype is not _F8) or (value.base is not None and is_packed(value)):
-                return None
-            form += value.shape, value.strides, dtype
-        elif kind in _PLAIN:
-            form += kind, value
-        elif not _add_option(form, kind, value):
-            return None
-    for name, value in kwargs.items():
-        kind = type(value)
-        form.append(name)
         if kind is _ndarray:
             dtype = value.dtype
             if (dtype is not _F4 and dtype is not _F8) or (value.base is not None and is_packed(value)):

@@ -3,6 +3,8 @@
 Rows that go through a sequence by themselves (small hidden sizes), programs that wait for one another, and a launch a step.
 """
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -45,13 +47,24 @@ def test_one_layer(mode, directions, hidden, batch):
     run(mode, hidden=hidden, batch=batch, directions=directions)
 
 
-@pytest.mark.skipif(DEVICE == "cuda", reason="on a GPU every test of large hidden states runs so")
+@contextlib.contextmanager
+def programs_wait():
+    """No hidden state is small enough for one program, and a launch's programs run at once: a GPU's do, the interpreter needs threads."""
+    alone = dict(BB=16, WEIGHTS=0, num_warps=4)
+    with contextlib.ExitStack() as held:
+        held.enter_context(configs.use("sequence", **alone))
+        held.enter_context(configs.use("sequence_backward", **alone))
+        if DEVICE == "cpu":
+            from concurrent_programs import programs_at_once
+
+            held.enter_context(programs_at_once())
+        yield
+
+
 @pytest.mark.parametrize("resident", [0, 1 << 30])
 @pytest.mark.parametrize("mode", GATES)
 def test_programs_wait_for_one_another(mode, resident, monkeypatch):
     """One launch for all steps: several programs a row of the batch, two parts of it, both directions, rows left over."""
-    from concurrent_programs import programs_at_once
-
     from fastdl.ops.rnn import triton_backend
 
     monkeypatch.setattr(triton_backend, "_programs_at_once", lambda where: 8)
@@ -59,23 +72,20 @@ def test_programs_wait_for_one_another(mode, resident, monkeypatch):
     plan = triton_backend._plan
     monkeypatch.setattr(triton_backend, "_plan", lambda *a: plans.append(plan(*a)) or plans[-1])
     blocks = dict(BB=16, BN=16, BK=16, RESIDENT=resident, num_warps=4, num_stages=1)
-    with configs.use("advance", **blocks), configs.use("retreat", **blocks, SLICES=2, SLICE=16), programs_at_once():
+    with configs.use("advance", **blocks), configs.use("retreat", **blocks, SLICES=2, SLICE=16), programs_wait():
         run(mode, hidden=20, batch=34, directions=2)
     assert [p.grid for p in plans] == [(2, 2, 2)] * 2 and all(p.options["ONE_LAUNCH"] for p in plans)
     assert all(p.options["RESIDENT"] is bool(resident) for p in plans)
 
 
-@pytest.mark.skipif(DEVICE == "cuda", reason="on a GPU every test of large hidden states runs so")
 @pytest.mark.parametrize("mode", GATES)
 def test_tiles_beyond_the_hidden_state(mode, monkeypatch):
     """48 units in tiles of 32, chunks and slices with tails."""
-    from concurrent_programs import programs_at_once
-
     from fastdl.ops.rnn import triton_backend
 
     monkeypatch.setattr(triton_backend, "_programs_at_once", lambda where: 4)
     blocks = dict(BB=16, BN=32, BK=32, RESIDENT=1 << 30, num_warps=4, num_stages=1)
-    with configs.use("advance", **blocks), configs.use("retreat", **blocks, SLICES=4, SLICE=16), programs_at_once():
+    with configs.use("advance", **blocks), configs.use("retreat", **blocks, SLICES=4, SLICE=16), programs_wait():
         run(mode, hidden=48, batch=18, steps=2)
 
 
@@ -86,28 +96,24 @@ def test_whole_tiles(mode, hidden):
     run(mode, hidden=hidden, batch=16, directions=2)
 
 
-@pytest.mark.skipif(DEVICE == "cuda", reason="by the interpreter's threads")
 @pytest.mark.parametrize("mode", ["gru", "lstm"])
 def test_one_launch_has_the_bits_of_a_launch_a_step(mode, monkeypatch):
     """With rows of several lengths."""
-    from concurrent_programs import programs_at_once
-
     from fastdl.ops.rnn import triton_backend
 
     blocks = dict(BB=16, BN=16, BK=16, RESIDENT=0, num_warps=4, num_stages=1)
-    p = [w.float() for w in parameters(mode, 4, 20, directions=2)]
+    p = [w.float().to(DEVICE) for w in parameters(mode, 4, 20, directions=2)]
 
     def answers(at_once):
         monkeypatch.setattr(triton_backend, "_programs_at_once", lambda where: at_once)
-        x = randn(4, 18, 4).float().requires_grad_()
+        x = randn(4, 18, 4).float().to(DEVICE).requires_grad_()
         y = getattr(F, mode)(x, None, p, bidirectional=True, lengths=[4] * 3 + [2] * 10 + [1] * 5)[0]
-        y.backward(randn(*y.shape).float())
+        y.backward(randn(*y.shape).float().to(DEVICE))
         return y.detach(), x.grad
 
     with configs.use("advance", **blocks), configs.use("retreat", **blocks, SLICES=2, SLICE=16):
-        by_steps = answers(0)
-        with programs_at_once():
-            at_once = answers(8)
+        with programs_wait():
+            by_steps, at_once = answers(0), answers(8)
     assert all(torch.equal(a, b) for a, b in zip(by_steps, at_once, strict=True))
 
 

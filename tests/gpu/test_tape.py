@@ -68,13 +68,18 @@ def run(op, given, options, gradients):
     return [v.detach() for v in flat]
 
 
+def count(monkeypatch):
+    plays = []
+    play = tape.Tape.play
+    monkeypatch.setattr(tape.Tape, "play", lambda self, given: plays.append(self) or play(self, given))
+    return plays
+
+
 @pytest.mark.parametrize("gradients", [False, True], ids=["inference", "training"])
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_played(name, gradients, monkeypatch):
     op, make, options = CASES[name]
-    plays = []
-    play = tape.Tape.play
-    monkeypatch.setattr(tape.Tape, "play", lambda self, given: plays.append(self) or play(self, given))
+    plays = count(monkeypatch)
     for seed in range(2):  # seen, then recorded
         run(op, make(seed), options, gradients)
     assert not plays
@@ -87,13 +92,6 @@ def test_what_is_played(name, gradients, monkeypatch):
         for a, b in zip(got, want, strict=True):
             assert a.shape == b.shape and a.stride() == b.stride() and a.dtype == b.dtype
             assert torch.equal(a, b)
-
-
-def count(monkeypatch):
-    plays = []
-    play = tape.Tape.play
-    monkeypatch.setattr(tape.Tape, "play", lambda self, given: plays.append(self) or play(self, given))
-    return plays
 
 
 @pytest.mark.parametrize("other", ["shape", "stride", "dtype", "option", "twice", "alignment"])
