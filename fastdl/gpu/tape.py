@@ -22,8 +22,6 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 _current = threading.local()
 ENTRIES = 4096  # as many looks as are remembered; then all are forgotten
-
-
 _aten = torch.ops.aten
 _FRESH = {_aten.empty, _aten.empty_strided, _aten.empty_like, _aten.new_empty, _aten.new_empty_strided}  # memory that holds nothing yet
 
@@ -335,6 +333,7 @@ class Odd(Exception):
 
 _PLAIN = {int, float, bool, str, type(None), torch.dtype, torch.device, torch.memory_format}
 _TENSORS = {torch.Tensor, torch.nn.Parameter}
+_NESTED = {tuple, list, torch.Size}
 
 
 def look(value, tensors):
@@ -348,7 +347,7 @@ def look(value, tensors):
         return value.shape, value.stride(), value.dtype, value.device, value.requires_grad, value.data_ptr() & 15
     if kind in _PLAIN:
         return kind, value
-    if kind is tuple or kind is list:
+    if kind in _NESTED:
         return kind, *[look(v, tensors) for v in value]
     raise Odd
 

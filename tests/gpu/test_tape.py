@@ -41,7 +41,7 @@ CASES = {
     "avg_pool": (F.avg_pool2d, lambda s: (t(2, 3, 6, 7, seed=s, last=True),), dict(kernel_size=2)),
     "softmax": (F.softmax, lambda s: (t(5, 9, seed=s),), dict(dim=1)),
     "relu": (F.relu, lambda s: (t(3, 5, seed=s),), {}),
-    "layer_norm": (lambda x, w, b: F.layer_norm(x, (9,), w, b), lambda s: (t(5, 9, seed=s), t(9, seed=s), t(9, seed=s + 1)), {}),
+    "layer_norm": (lambda x, w, b: F.layer_norm(x, x.shape[1:], w, b), lambda s: (t(5, 9, seed=s), t(9, seed=s), t(9, seed=s + 1)), {}),
     "batch_norm": (lambda x, w, b: F.batch_norm(x, None, None, w, b, True), lambda s: (t(4, 3, 5, seed=s), t(3, seed=s), t(3, seed=s + 1)),
                    {}),
     "cross_entropy": (F.cross_entropy, lambda s: (t(6, 9, seed=s), ((t(6, seed=s).abs() * 3).long() % 9)), {}),
