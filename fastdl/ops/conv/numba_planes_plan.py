@@ -287,7 +287,7 @@ def _tiled(matrix, groups, tiles):
     """The rows of each tile of each group, side by side."""
     if not tiles:
         return matrix.reshape(-1)
-    of_groups = matrix.reshape(groups, -1, matrix.shape[1])
+    of_groups = matrix.reshape(groups, len(matrix) // groups, matrix.shape[1])  # a phase may have no tap at all
     return np.concatenate([np.ascontiguousarray(group[k : k + rows].T).reshape(-1) for group in of_groups for k, rows in tiles])
 
 
