@@ -1,5 +1,6 @@
 """The compiler's cache: shared by processes, safe against half files and places that cannot be written, keyed by the sources."""
 
+import gc
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 from subprocesses import ROOT
 
 from fastdl.cpu.borrowed import absent, contents, create, nothing
+from fastdl.cpu.fingerprint import fingerprint
 from fastdl.cpu.jit import kernel
 from fastdl.cpu.simd import address, write
 
@@ -108,6 +110,65 @@ def test_closures_of_one_name_do_not_meet(tmp_path):
         finish(start(ONE.format(tiles=tiles), FASTDL_CACHE_DIR=str(tmp_path), FASTDL_VECTOR_BITS="256"))
 
 
+SCRIPT = """
+import numpy as np
+from fastdl.cpu.jit import inline, kernel
+from helper import shifted
+
+STEP = {step}
+
+@inline
+def twice(a):
+    return {factor} * a
+
+@kernel("R1 W1")
+def run(x, y):
+    for i in range(x.shape[0]):
+        y[i] = shifted(twice(x[i])) + STEP
+
+y = np.zeros(3, "f4")
+run["f"](np.ones(3, "f4"), y)
+print(y[0], sum(run.dispatchers["f"].stats.cache_hits.values()))
+"""
+
+
+def test_kernels_of_scripts_are_known_by_their_code(tmp_path):
+    """Scripts' kernels are all called __main__.something: each must meet its own code, and an edit of what it uses new code."""
+
+    def answer(step=0.0, factor=2.0, shift=0.0, script="one.py"):
+        (tmp_path / "helper.py").write_text(f"from fastdl.cpu.jit import inline\n\n@inline\ndef shifted(a):\n    return a + {shift}\n")
+        (tmp_path / script).write_text(SCRIPT.format(step=step, factor=factor))
+        out = subprocess.run([sys.executable, "-B", str(tmp_path / script)], capture_output=True, text=True, check=True, cwd=tmp_path,
+                             env={**os.environ, "PYTHONPATH": str(ROOT), "FASTDL_CACHE_DIR": str(tmp_path / "cache")}).stdout.split()
+        return float(out[0]), out[1] == "1"
+
+    assert answer() == (2.0, False)
+    assert answer() == (2.0, True)
+    assert answer(script="another.py", factor=3.0) == (3.0, False)
+    assert answer(step=5.0) == (7.0, False)  # a constant
+    assert answer(shift=10.0) == (12.0, False)  # a function of another module
+    assert answer() == (2.0, True)
+
+
+def test_what_has_no_fingerprint_is_not_kept():
+    class Thing:
+        pass
+
+    thing, table = Thing(), np.arange(3.0)
+
+    def known(x):
+        return table[0] + x
+
+    def unknown(x):
+        return thing
+
+    assert fingerprint(unknown) is None
+    assert fingerprint(known) == fingerprint(known) is not None
+    before = fingerprint(known)
+    table[0] = 1  # an array is a constant to compiled code
+    assert fingerprint(known) != before
+
+
 @kernel("R2 W1 i")
 def row_of(x, y, i):
     for j in range(y.shape[0]):
@@ -146,6 +207,8 @@ def added(x, y):
 
 def test_a_kernel_that_is_offered_arrays_answers_none_where_they_do_not_fit():
     x, y = np.arange(6, dtype="f4").reshape(2, 3), np.ones(3, "f4")
+    added["f"]  # compiled before anything is counted: a compiler's leftovers hold None by thousands
+    gc.collect()
     before = sys.getrefcount(x), sys.getrefcount(None)
     np.testing.assert_array_equal(added["f"](x, y), x + 1)
     np.testing.assert_array_equal(added["f"](x[:, ::-1], y), x[:, ::-1] + 1)

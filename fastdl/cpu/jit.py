@@ -5,13 +5,15 @@ per dtype for exactly the argument types its signature names, so any view of an 
 elements are whole elements apart runs the same machine code, and what warm-up has to compile is known.
 
 The cache is a directory per user, keyed by a hash of the sources that can be compiled, the versions of Numba, llvmlite
-and Python, and the CPU with its features; in it, a file per entry point and signature, written to a temporary name and
-moved into place. So an edited source never meets old code, processes that start at once do no harm to one another, and
-a read-only install works (a directory that cannot be written means compiling in memory, nothing worse).
+and Python, and the CPU with its features; in it, a file per entry point and signature (and code, where the entry point is not
+this package's: fingerprint.py), written to a temporary name and moved into place. So an edited source never meets old code,
+processes that start at once do no harm to one another, and a read-only install works (a directory that cannot be written means
+compiling in memory, nothing worse).
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib
@@ -37,7 +39,7 @@ from numba.core.ccallback import CFunc
 from numba.core.compiler import CompileResult
 from numba.core.sigutils import normalize_signature
 
-from . import features
+from . import features, fingerprint
 from .borrowed import Borrowed, Offered
 
 try:
@@ -109,13 +111,22 @@ class Kernel(dict):
     def dispatcher(self):
         return numba.njit(self.function, **_FLAGS | dict(nogil=not any(token[0] == "O" for token in self.signature)))
 
+    def kept_as(self) -> str | None:
+        """Its name in the cache. The library's own kernels are known by theirs; another's name may be that of many."""
+        if fingerprint.is_ours(self.name):
+            return self.name
+        code = fingerprint.fingerprint(self.function)
+        return None if code is None else f"{self.name}-{code}"
+
     def __missing__(self, char):
         with _compiling:
             if char in self:
                 return self[char]
             dispatcher = self.dispatcher()
             slow = _say_when_slow(f"{self.name.removeprefix('fastdl.ops.')} ({DTYPES[char]})")
-            dispatcher._cache = cache = _DiskCache(self.name, slow.start)
+            cache = contextlib.nullcontext()
+            if (kept_as := self.kept_as()) is not None:
+                dispatcher._cache = cache = _DiskCache(kept_as, slow.start)
             with slow, cache:
                 dispatcher.compile(tuple(_argument(token, char) for token in self.signature))
             # the wrapper itself, past Numba's search for a form that fits the arguments: there is one, and it checks
