@@ -73,7 +73,7 @@ def _dots(rows, columns):
     return kernel("i R1 i R1 i W1 i b")(dots)
 
 
-DOTS = [(_dots(*sizes), *sizes) for sizes in ((4, 3), (1, 1), (5, 1), (4, 4), (3, 6))]  # more sums than a vector has lanes, too
+DOTS = [(_dots(*sizes), *sizes) for sizes in ((4, 3), (1, 4), (5, 1), (4, 4), (3, 6))]  # more sums than a vector has lanes, too
 
 
 @pytest.mark.parametrize("dots,rows,columns", DOTS)
