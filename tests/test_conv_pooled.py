@@ -33,6 +33,45 @@ def test_max_pool_in_the_last_step(options, layout, backend):
                   torch_options={}, kind="transcendental" if options.get("activation") == "tanh" else "sum", n=36, layout=layout)
 
 
+# by one kernel where there is one for both, "lines" or "winograd"; else by two
+POOLED = [
+    ((1, 1, 28, 28), (32, 1, 5, 5), {"padding": 2, "activation": "relu"}),  # lines: a band for each thread
+    ((3, 3, 30, 21), (26, 3, 3, 3), {"padding": 1, "activation": "leaky_relu"}),  # a line amid a tile, an odd last column
+    ((2, 2, 11, 97), (24, 2, 5, 5), {"padding": (2, 0), "activation": "sigmoid"}),
+    ((1, 8, 130, 64), (40, 8, 3, 3), {"padding": 1}),  # bands
+    ((1, 32, 14, 14), (64, 32, 5, 5), {"padding": 2, "activation": "relu"}),  # Winograd: threads share the outputs
+    ((5, 17, 13, 15), (37, 17, 3, 3), {"padding": 1, "activation": "tanh"}),
+    ((2, 16, 31, 26), (70, 16, 5, 5), {"stride": 2, "padding": 2, "activation": "elu"}),
+    ((1, 64, 90, 88), (64, 64, 3, 3), {"activation": "relu"}),  # bands of tiles
+    ((3, 20, 7, 9), (12, 20, 2, 2), {"activation": ("leaky_relu", -0.5)}),
+    ((2, 12, 9, 10), (24, 12, 1, 1), {"activation": "relu"}),
+    ((2, 12, 9, 10), (24, 6, 3, 3), {"groups": 2, "activation": "relu"}),
+]
+
+
+@pytest.mark.parametrize("algorithm", ["auto", "lines", "winograd", "direct"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("case", POOLED, ids=lambda case: f"{case[0]}-{case[1]}")
+def test_inference_has_the_bits_of_one_after_the_other(case, layout, algorithm):
+    rng = np.random.default_rng(5)
+    x, w, options = rng.standard_normal(case[0]).astype("f4"), rng.standard_normal(case[1]).astype("f4"), case[2]
+    x[0, 0, 3:5, 4], x[-1, -1, 2, 2] = np.nan, -np.inf
+    if layout == "channels_last":
+        x = channels_last(x)
+    b = rng.standard_normal(len(w)).astype("f4")
+    for weight, bias in ((w, b), (fastdl.pack(w), None)):
+        want = F.max_pool2d(F.conv2d(x, weight, bias, algorithm=algorithm, **options), 2)
+        for threads in (1, 3):
+            before = fastdl.get_num_threads()
+            fastdl.set_num_threads(threads)
+            try:
+                got = F.conv2d_max_pool2d(x, weight, bias, algorithm=algorithm, **options)
+            finally:
+                fastdl.set_num_threads(before)
+            np.testing.assert_array_equal(got, want)
+            assert got.strides == want.strides and got.dtype == np.float32
+
+
 CASES = [
     ((3, 1, 28, 28), (32, 1, 5, 5), {"padding": 2, "activation": "relu"}),  # patches, several chunks
     ((2, 1, 5, 90), (3, 1, 2, 3), {"activation": "leaky_relu"}),  # one vector

@@ -12,9 +12,11 @@ from checker import assert_close, check
 
 import fastdl
 import fastdl.functional as F
+from fastdl import nn
+from fastdl.cpu import narrow
 from fastdl.cpu.blocking import KC, NC
 from fastdl.cpu.jit import kernel
-from fastdl.cpu.microkernel import store_tile
+from fastdl.cpu.microkernel import dot_tile, store_scalars, store_tile
 from fastdl.cpu.picked_rows import STREAM_VECTORS, streamed_rows
 from fastdl.cpu.simd import pointer
 from fastdl.cpu.workspace import workspace
@@ -185,7 +187,7 @@ def test_packed_weights_and_few_rows(dtype):
 
 # each way through cpu/gemm.py, above the size from which threads share the work; k long enough for several passes
 SHAPES = [(1, 1500, 300), (4, 600, 512), (7, 700, 333), (20, 300, 150), (33, 300, 400), (60, 1100, 70), (200, 900, 50), (130, 70, 3300),
-          (700, 300, 1), (700, 300, 5), (3, 900, 40)]
+          (700, 300, 1), (700, 300, 5), (3, 900, 40), (130, 2100, 16), (501, 130, 8), (94, 1030, 3)]
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
@@ -218,7 +220,35 @@ def test_any_number_of_threads(m, k, n, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
-@pytest.mark.parametrize("m,k,n", [(1, 70, 30), (8, 30, 20), (33, 90, 65), (70, 100, 100)])
+@pytest.mark.parametrize("k", [0, 1, 15, 70, 1025, 9000])
+@pytest.mark.parametrize("n", [2, 4, 7, 8, 13, 16])
+def test_few_columns(n, k, dtype):
+    """b turned, or as it lies; a's rows far apart; every last step; more of k than b's columns may have."""
+    rng = np.random.default_rng(0)
+    m, n = 70 if k < 5000 else 40, n // 2 if dtype == "f8" else n
+    wide = rng.standard_normal((m, k + 5)).astype(dtype)
+    for a in (wide[:, :k], wide[::-1, 3 : k + 3], np.ascontiguousarray(wide[:, :k])):
+        b, bias = rng.standard_normal((k, n)).astype(dtype), rng.standard_normal(n).astype(dtype)
+        w, x = np.ascontiguousarray(b.T), rng.standard_normal((m, n)).astype(dtype)
+        want = a.astype("f8") @ b.astype("f8")
+        for y in (F.matmul(a, b), F.matmul(a, w.T), F.matmul(a, np.repeat(b, 2, 1)[:, ::2])):
+            assert_close(y, want, "sum", max(k, 1))
+        assert_close(F.addmm(x, a, b), want + x, "sum", k + 1)
+        for weight in (w, fastdl.pack(w)):
+            assert_close(F.linear(a, weight, bias, activation="relu"), np.maximum(want + bias, 0), "sum", k + 1)
+            linear = nn.Linear(k, n) if k and dtype == "f4" else None
+            if linear:
+                linear.weight.data, linear.bias.data = w, bias
+                assert_close(linear(a), want + bias, "sum", k + 1)
+        if k > 3:
+            broken = a.copy()
+            broken[5, 2], broken[33, k - 1] = np.nan, np.inf
+            y = F.matmul(broken, b)
+            assert np.isnan(y[5]).all() and not np.isfinite(y[33]).any() and np.isfinite(np.delete(y, [5, 33], 0)).all()
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("m,k,n", [(1, 70, 30), (8, 30, 20), (40, 90, 8), (33, 90, 65), (70, 100, 100)])
 def test_batches_on_any_number_of_threads(m, k, n, dtype):
     """The same bits as one product after the other; a matrix of a batch may be turned, or stand for all."""
     rng = np.random.default_rng(0)
@@ -307,6 +337,16 @@ def test_what_is_not_finite_meets_its_zeros(monkeypatch):
     w[:] = 1
     x[0, 8] = np.nan
     assert np.isnan(F.linear(x, fastdl.pack(w))).all()
+
+
+def test_tiles_of_few_columns_do_not_spill():
+    tile, rows = dot_tile(narrow.COLUMNS, narrow.ROWS), narrow.ROWS
+
+    def run(k, a, a_row, b, b_row, c, add):
+        store_scalars(tile(k, pointer(b), b_row, pointer(a), a_row), pointer(c), 1, 4, rows, add)
+
+    loops = spills_of_loops(kernel("i R1 i R1 i W1 b")(run), "f", narrow.COLUMNS * narrow.ROWS)
+    assert loops is None or (loops and not any(loops)), loops
 
 
 def test_streamed_rows_do_not_spill():

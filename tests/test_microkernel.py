@@ -63,22 +63,28 @@ def test_tile(shape, dtype):
                     np.testing.assert_array_equal(c, before, err_msg="written outside m x n")
 
 
-_dot_43 = dot_tile(4, 3)
+def _dots(rows, columns):
+    tile = dot_tile(rows, columns)
+
+    def dots(k, a, a_row, b, b_row, c, c_row, add):
+        store_scalars(tile(k, pointer(a), a_row, pointer(b), b_row), pointer(c), c_row, 1, columns, add)
+
+    dots.__qualname__ = f"dots_{rows}_{columns}"
+    return kernel("i R1 i R1 i W1 i b")(dots)
 
 
-@kernel("i R1 i R1 i W1 i b")
-def dots(k, a, a_row, b, b_row, c, c_row, add):
-    store_scalars(_dot_43(k, pointer(a), a_row, pointer(b), b_row), pointer(c), c_row, 1, 3, add)
+DOTS = [(_dots(*sizes), *sizes) for sizes in ((4, 3), (1, 4), (5, 1), (4, 4), (3, 6))]  # more sums than a vector has lanes, too
 
 
+@pytest.mark.parametrize("dots,rows,columns", DOTS)
 @pytest.mark.parametrize("k", [0, 1, 7, 8, 9, 100])
-def test_dots(k):
+def test_dots(k, dots, rows, columns):
     rng = np.random.default_rng(k)
-    a, b = rng.standard_normal((4, k)).astype("f4"), rng.standard_normal((3, k)).astype("f4")
-    c = np.full((4, 3), np.nan, "f4")
-    dots["f"](k, a.ravel(), k, b.ravel(), k, c.ravel(), 3, False)
+    a, b = rng.standard_normal((rows, k)).astype("f4"), rng.standard_normal((columns, k)).astype("f4")
+    c = np.full((rows, columns), np.nan, "f4")
+    dots["f"](k, a.ravel(), k, b.ravel(), k, c.ravel(), columns, False)
     assert_close(c, a.astype("f8") @ b.T.astype("f8"), "sum", max(k, 1))
-    dots["f"](k, a.ravel(), k, b.ravel(), k, c.ravel(), 3, True)
+    dots["f"](k, a.ravel(), k, b.ravel(), k, c.ravel(), columns, True)
     assert_close(c, 2 * (a.astype("f8") @ b.T.astype("f8")), "sum", max(k, 1))
 
 

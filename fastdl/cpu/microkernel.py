@@ -481,7 +481,8 @@ def dot_tile(rows: int, columns: int, *, indirect: bool = False, unroll: int = 1
                 sums.append(phi)
             for t in range(1, unroll):
                 sums = [builder.fadd(one, other) for one, other in zip(sums, values[t * count : (t + 1) * count], strict=True)]
-            return cgutils.pack_array(builder, [_sum_lanes(builder, v, lanes) for v in sums])
+            groups = [sums[i : i + lanes] for i in range(0, count, lanes)]
+            return cgutils.pack_array(builder, [one for group in groups for one in _sums_of_lanes(builder, group, lanes)])
 
         row_type = types.CPointer(types.int64) if indirect else types.intp
         return types.UniTuple(vector.scalar, count)(types.intp, a, types.intp, b, row_type), codegen
@@ -489,15 +490,24 @@ def dot_tile(rows: int, columns: int, *, indirect: bool = False, unroll: int = 1
     return dot
 
 
-def _sum_lanes(builder, value, width):
-    """Halves onto halves, as simd.hsum."""
+def _sums_of_lanes(builder, values, lanes):
+    """The sum of each vector's lanes, halves onto halves, as simd.hsum; of ``lanes`` vectors at most.
+
+    Two vectors' halves make one vector, so that a step is a third of the instructions that it takes for each alone.
+    """
+    number, count, width = ir.IntType(32), len(values), lanes  # width: of the partial sums of one of them, side by side
     while width > 1:
-        width //= 2
-        undefined, index = ir.Constant(value.type, ir.Undefined), ir.VectorType(ir.IntType(32), width)
-        low = builder.shuffle_vector(value, undefined, ir.Constant(index, list(range(width))))
-        high = builder.shuffle_vector(value, undefined, ir.Constant(index, list(range(width, 2 * width))))
-        value = builder.fadd(low, high)
-    return builder.extract_element(value, ir.IntType(32)(0))
+        half, size = width // 2, values[0].type.count
+        pairs = [(a, b) for a, b in zip(values[::2], values[1::2] + values[-1:], strict=False)] if len(values) > 1 else [(values[0], None)]
+        places = [i for i in range(size if pairs[0][1] is None else 2 * size) if i % width < half]
+        index, following = ir.VectorType(number, len(places)), []
+        for a, b in pairs:
+            b = ir.Constant(a.type, ir.Undefined) if b is None else b
+            low = builder.shuffle_vector(a, b, ir.Constant(index, places))
+            high = builder.shuffle_vector(a, b, ir.Constant(index, [i + half for i in places]))
+            following.append(builder.fadd(low, high))
+        values, width = following, half
+    return [builder.extract_element(values[0], number(i)) for i in range(count)]
 
 
 @intrinsic(prefer_literal=True)

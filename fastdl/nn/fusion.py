@@ -6,7 +6,7 @@ inference). ``joined`` goes on from there, for inference:
 
 * a convolution (or linear layer) whose outputs a batch-norm scales and shifts by its running statistics is one convolution of
   other weights (:class:`Folded`). They are made anew when a parameter or a statistic has changed, in place too;
-* a max-pool behind a convolution takes some images at a time, while they are in cache (:class:`Pooled`).
+* a max-pool behind a convolution takes some images at a time, while they are in cache (:class:`Pooled`); one of 2 x 2 is its operator's.
 
 Each answers as its layers one by one do, but for rounding; ``fusion(False)`` has a Sequential run them one by one.
 """
@@ -131,14 +131,15 @@ class Folded:
         # the input's rank for which both are one: a batch, and before a batch-norm a linear layer's input has no other dimension
         self._rank = 2 if type(layer) is Linear else layer.ndim + 2
 
-    def __call__(self, x, activation=None):
+    def __call__(self, x, **options):
         if getattr(x, "ndim", None) == self._rank:
-            return self.one()(x, **({} if activation is None else {"activation": activation}))
+            return self.one()(x, **options)
         y = self.norm(self.layer(x))  # what they do with such an input is theirs to say
-        if activation is None:
-            return y
-        name, *parameter = (activation,) if isinstance(activation, str) else activation
-        return getattr(F, name)(y, *parameter)
+        if "activation" in options:
+            activation = options["activation"]
+            name, *parameter = (activation,) if isinstance(activation, str) else activation
+            y = getattr(F, name)(y, *parameter)
+        return F.max_pool2d(y, 2) if "pool" in options else y
 
     def run_for(self, x, options):
         """None, as :meth:`Module.run_for` may answer: the statistics are looked at in each call."""
@@ -183,11 +184,15 @@ class Pooled:
 
     def __init__(self, layer, pool):
         self.layer, self.pool = layer, pool
+        conv = layer.layer if type(layer) is Folded else layer
+        self._joins = type(conv) is Conv2d and _is_two_by_two(pool)  # then both are one operator
 
     def run_for(self, x, options):
         """As :meth:`Module.run_for`; where it is all images at once."""
         if self._at_once(x) is not None:
             return None
+        if self._joins:
+            return self.layer.run_for(x, {**options, "pool": True})
         convolve = self.layer.run_for(x, options)
         pool = None if convolve is None else self.pool.run_for(convolve(x), {})
         return None if pool is None else lambda x: pool(convolve(x))
@@ -195,14 +200,17 @@ class Pooled:
     def __call__(self, x, **options):
         images = self._at_once(x)
         if images is None:
-            return self.pool(self.layer(x, **options))
+            return self._both(x, options)
         y = None
         for first in range(0, len(x), images):
-            part = self.pool(self.layer(x[first : first + images], **options))
+            part = self._both(x[first : first + images], options)
             if y is None:
                 y = np.empty_like(part, shape=(len(x), *part.shape[1:]))
             y[first : first + images] = part
         return y
+
+    def _both(self, x, options):
+        return self.layer(x, pool=True, **options) if self._joins else self.pool(self.layer(x, **options))
 
     def _at_once(self, x):
         """How many images of a batch at a time; None where all at once."""

@@ -50,14 +50,15 @@ class OperatorLayer(Module):
 
     def _run(self, x, options):
         """The operator's call bound to x's form, or None."""
-        fused = options.get("activation") if len(options) == 1 else None
-        if not self.binds or type(x) is not np.ndarray or (options and type(fused) not in (str, tuple)):
+        fused, pool = options.get("activation"), options.get("pool", False)
+        if (not self.binds or type(x) is not np.ndarray or len(options) != (fused is not None) + pool
+                or (fused is not None and type(fused) not in (str, tuple))):
             return None
         # checks and choices cost more than a small layer's work: they are made once for each form of x
-        key = x.shape, x.strides, x.dtype, generation(), fused
+        key = x.shape, x.strides, x.dtype, generation(), fused, pool
         bound = self.__dict__.get("_bound")
         run = None if bound is None else bound.get(key)
-        return self._bind(key, x, options) if run is None else run
+        return self._bind(key, x, **options) if run is None else run
 
     def _call(self, x, *extra, pool=False, **more):
         positional, options = self.arguments(x, *extra)
@@ -68,13 +69,13 @@ class OperatorLayer(Module):
     def _operator(self, pool):
         return getattr(F, f"{self.operator}_max_pool2d" if pool else self.operator)
 
-    def _bind(self, key, x, more):
+    def _bind(self, key, x, pool=False, **more):
         """What serves arrays of x's form from now on."""
         positional, options = self.arguments(x)
-        operator = getattr(F, self.operator)
+        operator = self._operator(pool)
         run = operator.bind(x, *map(packed_of, positional), **{**options, **more}) if _plain(x) else None
         if run is None:
-            return lambda x: self._call(x, **more)
+            return lambda x: self._call(x, pool=pool, **more)
         bound = self.__dict__.setdefault("_bound", {})
         if len(bound) >= _MOST_BOUND:
             bound.clear()

@@ -35,6 +35,7 @@ from .numba_pointwise import planned as pointwise
 from .numba_pointwise import planned_product as product
 from .numba_pointwise import planned_transposed_product as transposed_product
 from .numba_winograd_gradient_plan import weight_gradient as winograd_weight_gradient
+from .numba_winograd_plan import can_pool
 from .numba_winograd_plan import planned as winograd
 
 POINTWISE_WORK = 1 << 17  # multiply-adds of an image, from which a product for each costs no more than one pass over all
@@ -68,17 +69,23 @@ def conv(arrays, params, train):
 def conv_bound(arrays, params):
     """See op.py."""
     x, w, bias = arrays
-    return _bound(_convolution, x, w, bias, params, (x.shape[0], w.shape[0], *params.out))
+    return _bound(_convolution, x, w, bias, params, (x.shape[0], w.shape[0], *params.out), params.activation)
 
 
 def conv_transpose_bound(arrays, params):
     """See op.py."""
     x, w, bias = arrays
-    return _bound(_transposed, x, w, bias, params, (x.shape[0], w.shape[1] * params.groups, *params.out))
+    return _bound(_transposed, x, w, bias, params, (x.shape[0], w.shape[1] * params.groups, *params.out), params.activation)
 
 
-def _bound(plan, x, w, bias, params, shape):
-    if params.activation is not None and code_of(params.activation) is None:
+def conv_max_pool_bound(arrays, params):
+    """See op.py."""
+    x, w, bias = arrays
+    return _bound(_pooled_convolution, x, w, bias, params, (x.shape[0], w.shape[0], *params.pool.out), params.conv.activation)
+
+
+def _bound(plan, x, w, bias, params, shape, activation):
+    if activation is not None and code_of(activation) is None:
         return None
     last, runs = is_channels_last(x), {}
 
@@ -136,6 +143,25 @@ def _convolution(x, w, params, shape, last, team):
          if _is_flat(x, w, params) else None),
         ("planes", True, lambda: planes(Plan.forward(x.shape, w.shape, params), x, w, shape, params.groups, act, last, team)),
     ))
+
+
+def _pooled_convolution(x, w, params, shape, last, team):
+    """The convolution and its 2 x 2 max-pool, of ``shape``: by one kernel, or one after the other."""
+    conv, size = params.conv, shape[3:]
+    act, before, whole = conv.activation, (conv.padding[1][0], conv.padding[2][0]), (*shape[:2], *conv.out)
+    if code_of(act) is not None and x.size > 0:
+        if (conv.algorithm == "lines" or (conv.algorithm == "auto" and lines_pay(x, w, conv))) and serves_lines(x, w, conv):
+            return lines(x, w, before, shape, act, team, pooled=True)
+        form = _winograd(x, w, conv, whole, False)
+        if form is not None and can_pool(form) and min(size) > 0:
+            return winograd(form, x, before, shape, act, last, team, pooled=True)
+    convolve = _convolution(x, w, conv, whole, last, team)
+
+    def run(x, w, bias):
+        y = _activated(convolve(x, w, bias), conv, False)[0]
+        return pool_backend.max_pool((y,), params.pool, False)[0]
+
+    return run
 
 
 def _planned_winograd(x, w, params, shape, transposed, act, last, team):
@@ -285,6 +311,9 @@ def _activated(z, params, train):
 def conv_max_pool(arrays, params, train):
     if train and numba_pooled.keeps_maxima(params):
         return numba_pooled.forward(conv, arrays, params)
+    if not train:
+        x, w, bias = arrays
+        return _run(_pooled_convolution, x, w, bias, params, (x.shape[0], w.shape[0], *params.pool.out), is_channels_last(x)), None
     return pooled.forward(conv, pool_backend.max_pool, arrays, params, train)
 
 

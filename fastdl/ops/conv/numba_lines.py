@@ -21,9 +21,10 @@ from ...cpu import features
 from ...cpu._pool import parallel_for
 from ...cpu.jit import inline, kernel
 from ...cpu.microkernel import _fma, _Loop, finish_tile
-from ...cpu.simd import lanes, load, load_n, offset, pointer, splat, store, store_n, vector_of
+from ...cpu.simd import lanes, load, load_n, maximum, offset, pointer, splat, store, store_n, vector_of
 from ...cpu.simd_core import INTP, _splat_value, _vector_pointer, llvm_type
 from ..numba_activation import RELU, apply_activation
+from ..pool.numba_lanes import deinterleave
 from .numba_planes import _strides, copy_row, make_plane
 from .winograd import matrices
 
@@ -158,6 +159,21 @@ def _spread(block, first, n, T, TW, target, yh):
         done += count
 
 
+@inline
+def _maxima(source, K, rows, TW, y, yk, yh):
+    """The largest of each 2 x 2 of K planes of ``rows`` lines, TW apart."""
+    V = lanes(source)
+    for k in range(K):
+        for h in range(rows // 2):
+            upper, target = offset(source, (k * rows + 2 * h) * TW), offset(y, k * yk + h * yh)
+            for j in range(0, TW // 2, V):
+                n = TW - 2 * j
+                a = maximum(load_n(upper, 2 * j, n), load_n(upper, TW + 2 * j, n))
+                b = maximum(load_n(upper, 2 * j + V, n - V), load_n(upper, TW + 2 * j + V, n - V))
+                even, odd = deinterleave(a, b)
+                store_n(target, j, maximum(even, odd), n // 2)
+
+
 def _outputs(r, vectors):
     """``run``: ``vectors`` vectors of tiles of a band, of which n positions count, for all channels of y."""
     tile, finish, points = _tile(r, vectors), finish_tile(1, FOUR * vectors), FOUR + r - 1
@@ -197,7 +213,7 @@ def make(r):
 
     @inline
     def band_chunk(slot, chunk, bands, band, C, K, x, sn, sc, sh, sw, H, W, ph, pw, T, u, bias, act, slope,
-                   y, yn, yk, yh, TH, TW, scratch, scratch_size, phase, point):
+                   pooled, y, yn, yk, yh, TH, TW, scratch, scratch_size, phase, point):
         V = lanes(x)
         h0, image = chunk % bands * band, chunk // bands
         rows = min(band, TH - h0)
@@ -214,37 +230,43 @@ def make(r):
         vectors = (rows * T + V - 1) // V
         groups = (vectors + WIDE - 1) // WIDE
         fewer = min(groups, WIDE * groups - vectors)
-        target = offset(y, image * yn + h0 * yh)
+        target, target_k, target_h = offset(y, image * yn + h0 * yh), yk, yh
+        if pooled:
+            target, target_k, target_h = offset(planes, (FOUR + r - 1) * point), rows * TW, TW
         first = 0
         for g in range(groups):
             n = FOUR * (rows * T - first)
             if g < groups - fewer:
-                wide(C, u, planes, point, channel, values, first, n, T, TW, K, bias, act, slope, target, yk, yh, block)
+                wide(C, u, planes, point, channel, values, first, n, T, TW, K, bias, act, slope, target, target_k, target_h, block)
                 first += WIDE * V
             else:
-                narrow(C, u, planes, point, channel, values, first, n, T, TW, K, bias, act, slope, target, yk, yh, block)
+                narrow(C, u, planes, point, channel, values, first, n, T, TW, K, bias, act, slope, target, target_k, target_h, block)
                 first += NARROW * V
+        if pooled:
+            _maxima(target, K, rows, TW, offset(y, image * yn + h0 // 2 * yh), yk, yh)
 
-    def convolve_lines(pool, band, x, ph, pw, T, u, bias, act, slope, y, scratch, scratch_size, phase, point):
-        """y = act(bias + x convolved), planar, at stride 1; x (N, C, 1, H, W) may have any strides.
+    def convolve_lines(pool, band, x, ph, pw, T, u, bias, act, slope, pooled, y, scratch, scratch_size, phase, point):
+        """y = act(bias + x convolved), planar, at stride 1, or where pooled the largest of each 2 x 2 of that.
 
-        u: [output][channel, kernel row][point] (numba_lines_plan.py). T: tiles of a line. ph, pw: the padding before. band: lines of y in
-        a chunk. scratch: scratch_size elements a thread, see numba_lines_plan.py: a block of outputs, the values that meet them, FOUR
-        phases of ``phase`` elements at least, and a plane of ``point`` for each point.
+        x (N, C, 1, H, W) may have any strides. u: [output][channel, kernel row][point] (numba_lines_plan.py). T: tiles of a line. ph, pw:
+        the padding before. band: lines of y in a chunk. scratch: scratch_size elements a thread, see numba_lines_plan.py: a block of
+        outputs, the values that meet them, FOUR phases of ``phase`` elements at least, a plane of ``point`` for each point, and where
+        pooled a band of all outputs.
         """
         N, C, _, H, W = x.shape
         _, K, _, TH, TW = y.shape
+        TH, TW = (2 * TH, 2 * TW) if pooled else (TH, TW)
         sn, sc, _, sh, sw = _strides(x)
         yn, yk, _, yh, _ = _strides(y)
         bands = (TH + band - 1) // band
         parallel_for(
             pool, band_chunk, N * bands,
             (bands, band, C, K, pointer(x), sn, sc, sh, sw, H, W, ph, pw, T, pointer(u),
-             pointer(bias), act, slope, pointer(y), yn, yk, yh, TH, TW, pointer(scratch), scratch_size, phase, point),
+             pointer(bias), act, slope, pooled, pointer(y), yn, yk, yh, TH, TW, pointer(scratch), scratch_size, phase, point),
         )
 
     convolve_lines.__qualname__ = f"convolve_lines_{r}"
-    return kernel("i i R5 i i i R1 R1 i T W5 W1 i i i", dtypes="f")(convolve_lines)
+    return kernel("i i R5 i i i R1 R1 i T b W5 W1 i i i", dtypes="f")(convolve_lines)
 
 
 KERNELS = {r: make(r) for r in SIZES}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from ...cpu.blocking import LANES
@@ -35,17 +33,20 @@ def pays(x, w, params) -> bool:
     return few and w.shape[0] >= OUTPUTS and width % FOUR == 0 and lines * width >= FOUR * WIDE * LANES["f"]
 
 
-def planned(x, w, before, shape, act, team):
-    """``run(x, w, bias)`` makes y of ``shape``; before: the padding above and to the left."""
+def planned(x, w, before, shape, act, team, pooled=False):
+    """``run(x, w, bias)`` makes y of ``shape``; before: the padding above and to the left. pooled: y has the largest of each 2 x 2."""
     (K, C, _, _, r), (N, _, _, TH, TW) = w.shape, shape
+    least = 2 if pooled else 1  # lines of a band
+    TH, TW = least * TH, least * TW
     dtype, lanes, points, T = x.dtype, LANES["f"], FOUR + r - 1, -(-TW // FOUR)
-    pool, slots = team if math.prod(shape) * C * r * points // FOUR > MULTIPLY_ADDS else (0, 1)
+    pool, slots = team if N * K * TH * TW * C * r * points // FOUR > MULTIPLY_ADDS else (0, 1)
     band = TH
-    while band > 1 and (points * C * (band + r - 1) * T * 4 > caches()[1] // 4 or (slots > 1 and N * -(-TH // band) < 4 * slots)):
-        band = -(-band // 2)
+    while band > least and (4 * (points * C * (band + r - 1) * T + (K * band * TW if pooled else 0)) > caches()[1] // 4
+                            or (slots > 1 and N * -(-TH // band) < 4 * slots)):
+        band = -(-band // (2 * least)) * least
     lines = band + r - 1
     phase, point = lines * (T + 1), C * lines * T + WIDE * lanes
-    share = WIDE * lanes * (FOUR + C * r * points) + FOUR * phase + 2 * lanes + points * point
+    share = WIDE * lanes * (FOUR + C * r * points) + FOUR * phase + 2 * lanes + points * point + (K * band * TW if pooled else 0)
     share = -(-share // 16) * 16  # whole cache lines
     (code, slope), convolve = kernel_arguments(act), KERNELS[r]["f"]
 
@@ -53,7 +54,7 @@ def planned(x, w, before, shape, act, team):
         y = np.empty(shape, dtype)
         u = prepared(w, "lines", lambda: _transformed(w, r))
         bias = zeros(K, dtype.char) if bias is None else np.ascontiguousarray(bias)
-        convolve(pool, band, x, *before, T, u, bias, code, slope, y, workspace(slots * share, dtype), share, phase, point)
+        convolve(pool, band, x, *before, T, u, bias, code, slope, pooled, y, workspace(slots * share, dtype), share, phase, point)
         return y
 
     return run

@@ -42,7 +42,7 @@ from ...cpu.simd import (
     write,
 )
 from .numba_planes import _strides
-from .numba_winograd_write import write_rows
+from .numba_winograd_write import write_maxima, write_no_maxima, write_rows
 from .winograd import TILES, matrices, transform_2d
 
 LONGEST = 48  # channels in one sum of a large tile, whose output transform magnifies errors: a sum's grow with its length
@@ -126,6 +126,7 @@ def make(m, r, dims):
     points = nh * nw
     longest = LONGEST if n > 6 else 1 << 30  # channels
     one = np.ones((1, 1))
+    write_pooled = write_maxima if mh % 2 == 0 and mw % 2 == 0 else write_no_maxima
     (ah_t, gh, bh_t), (aw_t, gw, bw_t) = matrices(m, r) if dims == 2 else (one, one, one), matrices(m, r)
     weight_tile = generated(
         gh,
@@ -191,7 +192,8 @@ def make(m, r, dims):
 
     @inline
     def block_chunk(slot, chunk, blocks, tiles, x, Hp, Wp, C, Cb, stride_h, stride_w, U, panels, k_panels, unit, spread_h, spread_w, skip_h,
-                    skip_w, short, K, TH, TW, OH, OW, bias, has_bias, act, slope, y, yn, yk, yh, yw, heights, scratch, scratch_size):
+                    skip_w, short, K, TH, TW, OH, OW, bias, has_bias, act, slope, pooled, y, yn, yk, yh, yw, heights, scratch,
+                    scratch_size):
         V = lanes(x)
         width = TILE_VECTORS * V
         parts = (panels + k_panels - 1) // k_panels
@@ -271,21 +273,26 @@ def make(m, r, dims):
                     for k in range(0, outputs, V):
                         target = offset(O, (t * mw * spread_w + b) * each + k)
                         output_tile(offset(M, t * Kb + b * each + k), m_apart, target, count * mw * Kb, Kb)
-            write_rows(O, count, t0, mh, mw, spread_h, spread_w, phase, skip_h, skip_w, k0, outputs, each, TH, TW, OH, OW, bias, has_bias,
-                       act, slope, y, yn, yk, yh, yw)
+            if pooled:
+                write_pooled(O, count, t0, mh, mw, k0, outputs, each, TH, TW, OH, OW, bias, has_bias, act, slope, y, yn, yk, yh, yw)
+            else:
+                write_rows(O, count, t0, mh, mw, spread_h, spread_w, phase, skip_h, skip_w, k0, outputs, each, TH, TW, OH, OW, bias,
+                           has_bias, act, slope, y, yn, yk, yh, yw)
 
     def convolve(pool, x, Hp, Wp, C, Cb, stride_h, stride_w, U, panels, blocks, k_panels, unit, spread_h, spread_w, skip_h, skip_w, short,
-                 bias, act, slope, y, heights, slots, scratch, scratch_size):
+                 bias, act, slope, pooled, y, heights, slots, scratch, scratch_size):
         """y (N, K, 1, OH, OW) from pixel_rows' x and transform_weights' U, in ``blocks`` of tiles and k_panels panels at a time.
 
         stride: phases of x, whose channels are side by side in U's C; C counts those up to the last that is not zero.
         spread: phases of y; U's panels are then [phase of rows][group of outputs][phase of columns][unit / spread_w panels],
         and ``unit`` panels are done together. skip: rows and columns of the first tile that lie before y.
+        pooled: y has the largest of each 2 x 2 outputs; m is even then, dims 2, and there is no spread.
         short: whether the second phase of a stride of 2 has fewer cells of the kernel. heights: blocking.heights(), flat. scratch:
         ``slots`` times scratch_size.
         """
         N, K, _, OH, OW = y.shape
-        TH, TW = (OH + skip_h + mh * spread_h - 1) // (mh * spread_h), (OW + skip_w + mw * spread_w - 1) // (mw * spread_w)
+        high, wide = (mh // 2, mw // 2) if pooled else (mh * spread_h, mw * spread_w)  # of y, for a tile
+        TH, TW = (OH + skip_h + high - 1) // high, (OW + skip_w + wide - 1) // wide
         tiles = N * TH * TW
         yn, yk, _, yh, yw = _strides(y)
         for slot in range(slots):
@@ -295,14 +302,14 @@ def make(m, r, dims):
             block_chunk,
             blocks * ((panels + k_panels - 1) // k_panels),
             (blocks, tiles, pointer(x), Hp, Wp, C, Cb, stride_h, stride_w, pointer(U), panels, k_panels, unit, spread_h, spread_w, skip_h,
-             skip_w, short, K, TH, TW, OH, OW, pointer(bias), bias.shape[0] > 0, act, slope, pointer(y), yn, yk, yh, yw, pointer(heights),
-             pointer(scratch), scratch_size),
+             skip_w, short, K, TH, TW, OH, OW, pointer(bias), bias.shape[0] > 0, act, slope, pooled, pointer(y), yn, yk, yh, yw,
+             pointer(heights), pointer(scratch), scratch_size),
         )
 
     transform_weights.__qualname__ = f"transform_weights_{m}_{r}_{dims}"
     convolve.__qualname__ = f"convolve_{m}_{r}_{dims}"
     return (kernel("i i R1 L1 L1 i i i i i i W1", dtypes="f")(transform_weights),
-            kernel("i W1 i i i i i i W1 i i i i i i i i i R1 i T W5 L1 i W1 i", dtypes="f")(convolve))
+            kernel("i W1 i i i i i i W1 i i i i i i i i i R1 i T b W5 L1 i W1 i", dtypes="f")(convolve))
 
 
 @families.append

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from ...cpu.blocking import LINE, MOST_ROWS, computed, heights
@@ -22,12 +20,18 @@ BOUND = 15 << 17  # bytes of scratch memory a thread, where that costs no time: 
 IMAGES = 64 << 20  # bytes of padded pixel rows, where it would
 
 
-def planned(form, x, padding, shape, act, last, team):
+def can_pool(form) -> bool:
+    """Whether 2 x 2 outputs, side by side, are of one tile."""
+    return form.dims == 2 and form.m % 2 == 0 and not form.transposed
+
+
+def planned(form, x, padding, shape, act, last, team, pooled=False):
     """``run(x, w, bias)`` makes y of ``shape``. padding: (rows, columns) before x, or of a transposed convolution before y.
-    last: y's memory is channels-last."""
+    last: y's memory is channels-last. pooled: y has the largest of each 2 x 2 of the convolution's answer, where ``can_pool``."""
     m, r, dims = form[:3]
     N, C = x.shape[:2]
-    K, OH, OW = shape[1], *shape[3:]
+    each = 2 if pooled else 1
+    K, OH, OW = shape[1], *(each * size for size in shape[3:])
     phases, ones = form.phases(), (1, 1)
     stride, spread = (ones, phases) if form.transposed else (phases, ones)
     skip, before = (0, 0), padding
@@ -39,7 +43,7 @@ def planned(form, x, padding, shape, act, last, team):
     Wp, Cb = (TW * m + r - 1) * stride[1], padded(C)
     points, sums, together = (m + r - 1) ** dims, summed(form, C), unit(K, spread[1])
     panels, whole = panels_of(form, K), together if spread[1] > 1 else 1
-    pool, slots = team if math.prod(shape) * C > MULTIPLY_ADDS else (0, 1)
+    pool, slots = team if N * K * OH * OW * C > MULTIPLY_ADDS else (0, 1)
     pitch = padded(sums)
     row = stride[0] * Wp * Cb
 
@@ -71,7 +75,7 @@ def planned(form, x, padding, shape, act, last, team):
         Hp = (min(band, TH - first) * mh + rh - 1) * stride[0]
         top = first * mh * stride[0] - before[0]  # row of x
         above = skip[0] if first == 0 else 0
-        y_rows = slice(first * mh * spread[0] - skip[0] + above, (first + band) * mh * spread[0] - skip[0])
+        y_rows = slice((first * mh * spread[0] - skip[0] + above) // each, ((first + band) * mh * spread[0] - skip[0]) // each)
         bands.append((slice(max(0, top), max(0, top + Hp)), max(0, -top), Hp, y_rows, above))
     everything = len(bands) == 1 and images == N
 
@@ -89,7 +93,7 @@ def planned(form, x, padding, shape, act, last, team):
                 target = y if everything else y[start : start + images, :, :, y_rows]
                 pixel_rows["f"](pool, source, missing, before[1], Hp, Wp, Cb, rows)
                 convolve(pool, rows, Hp, Wp, sums, Cb, *stride, U, panels, blocks, k_panels, together, *spread, above, skip[1], short, bias,
-                         code, slope, target, heights().reshape(-1), slots, memory, part)
+                         code, slope, pooled, target, heights().reshape(-1), slots, memory, part)
         return y
 
     return run
@@ -110,14 +114,15 @@ def _blocks(points, channels, panels, unit, whole, tiles, slots, most):
 
     V and M of a block share half of L2; where the weights do not fit L2 themselves, twice as many tiles use each panel
     that comes from further away, and where there are few tiles in all, every tile does: then threads share the outputs,
-    and each part transforms its input again. ``whole``: panels that must stay together;
-    ``most``: tiles in a block.
+    and each transforms its input again. So they do where each would have less than one register tile's rows of tiles (14x14, 32 to 64 by
+    5x5: 26.8 us by tiles, 24.3 by outputs; 7x7, 256 to 256 by 3x3: 102 and 92).
+    ``whole``: panels that must stay together; ``most``: tiles in a block.
     """
     weights = 4 * points * channels * panels * WIDTH
     fit = caches()[1] // 2 // (4 * points * (channels + unit * WIDTH))
     least = 4 * TILE_ROWS if weights > caches()[1] else 2 * TILE_ROWS
     block = max(least, fit // TILE_ROWS * TILE_ROWS)
-    if not (weights > 4 * caches()[1] and tiles <= least and panels >= unit * slots):
+    if not ((weights > 4 * caches()[1] and tiles <= least and panels >= unit * slots) or (tiles < TILE_ROWS * slots <= TILE_ROWS * panels)):
         per_slot = -(-tiles // (2 * slots)) if slots > 1 else tiles
         block = min(block, -(-per_slot // TILE_ROWS) * TILE_ROWS)
     block = min(block, most)

@@ -12,6 +12,8 @@ from ...cpu import parallel
 from ...cpu.features import vector_bits
 from ...cpu.microkernel import TILE_VECTORS
 from ...cpu.thresholds import MOVED
+from ...cpu.workspace import aligned
+from ...packing import is_packed
 from .numba_winograd import K_BLOCK, make, points_apart
 
 LANES = vector_bits() // 32
@@ -83,7 +85,8 @@ def transformed(w, form):
     lanes, sums, step = _order(form, K, C)
     count, panels = summed(form, C), panels_of(form, K)
     pool, slots = parallel.team() if panels * count > MOVED // WIDTH else (0, 1)
-    U = np.empty((form.m + form.r - 1) ** form.dims * points_apart(panels, count, WIDTH), np.float32)
+    elements, dtype = (form.m + form.r - 1) ** form.dims * points_apart(panels, count, WIDTH), np.dtype(np.float32)
+    U = aligned(elements, dtype) if is_packed(w) else np.empty(elements, dtype)
     make(*form[:3])[0]["f"](pool, -(-4 * slots // panels), np.ascontiguousarray(w).reshape(-1), lanes, sums, *w.shape[3:], *form.phases(),
                             form.transposed, step, U)
     return U

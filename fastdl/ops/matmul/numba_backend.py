@@ -9,7 +9,9 @@ import numpy as np
 
 from ...cpu import parallel
 from ...cpu.blocking import LANES, LINE
+from ...cpu.features import caches
 from ...cpu.gemm import few_elements, row_parts, scratch_elements
+from ...cpu.narrow import turned_row
 from ...cpu.panels import panel_elements
 from ...cpu.thresholds import MULTIPLY_ADDS
 from ...cpu.workspace import NOTHING, workspace
@@ -26,6 +28,7 @@ from .numba_gemm import (
     DOTS,
     FEW,
     FEW_COLUMNS,
+    NARROW,
     PACKED,
     READY,
     ROW,
@@ -39,12 +42,20 @@ from .reference import _sum_to
 
 # Measured (python -m bench.matmul and its rows one by one): up to so many rows of a
 DOT_ROWS = 32  # dot products with b's columns, contiguous, beat panels
+NARROW_ROWS = 32  # more rows of a than so many, b has fewer columns than a vector: dot products with b turned
 FEW_ROWS = 64  # each thread copies panels for itself; and where there are many more columns, while all of a stays in L2
 FEW_ROWS_WIDE, FEW_SIZE_WIDE = 8, 1 << 16
 DIRECT_ROWS = 10  # reading b in place beats copying it; while b stays in L2 or nearly in L1, up to
 DIRECT_ROWS_L2, DIRECT_SIZE_L2 = 16, 1 << 16
 DIRECT_ROWS_L1, DIRECT_SIZE_L1 = 64, 1 << 14
 BATCH_WORK, BATCH_ROWS = 128**3, 1 << 17  # of one product of a batch, and elements of its a, up to which each is one thread's
+
+
+def _is_narrow(m, n, k, a, b):
+    """Whether b has fewer columns than a tile and stays in L2, turned, while the rows of a, which lie as they are read, pass it."""
+    size = a.itemsize
+    return (1 < n <= LANES[a.dtype.char] and m > NARROW_ROWS and a.strides[1] == size and size in b.strides
+            and n * turned_row(k) * size <= caches()[1] // 2)
 
 
 def _way(m, n, k, a, b):
@@ -71,12 +82,13 @@ def multiply(a, b, out=None, bias=None, what=0, slope=0.0):
     if work <= MULTIPLY_ADDS and what == 0 and out is None and (c := product_at_once[char](a, b)) is not None:
         return c
     c = np.empty((m, n), dtype) if out is None else out
-    if n * FEW_COLUMNS < m and n < FEW_COLUMNS and what == 0:
+    narrow = _is_narrow(m, n, k, a, b)
+    if n * FEW_COLUMNS < m and n < FEW_COLUMNS and what == 0 and not narrow:
         # in the transposed product a's rows are the columns, which threads share
         c[...] = multiply(np.ascontiguousarray(b.T), a.T).T
         return c
     pool, slots = parallel.team() if work > MULTIPLY_ADDS else (0, 1)
-    way = _way(m, n, k, a, b)
+    way = NARROW if narrow else _way(m, n, k, a, b)
     scratch = _scratch(way, m, n, k, slots, dtype)
     gemm[char](pool, slots, way, a, b, c, scratch, NOTHING[char] if bias is None else bias, what, slope)
     return c
@@ -94,6 +106,8 @@ def _scratch_elements(way, m, n, k, slots, char):
         return 0
     if way == ROW:
         return n * row_parts(n, k, np.dtype(char).itemsize)
+    if way == NARROW:
+        return n * turned_row(k)
     return slots * few_elements(m, k, lanes) if way == FEW else scratch_elements(n, k, slots, lanes, way == READY)
 
 
@@ -109,6 +123,8 @@ def multiply_packed_weight(a, w, out=None, bias=None, what=0, slope=0.0):
                 return c
         return multiply(a, w.T, out, bias, what, slope)
     (m, k), n, char = a.shape, w.shape[0], a.dtype.char
+    if _is_narrow(m, n, k, a, w.T):
+        return multiply(a, w.T, out, bias, what, slope)
     pool, slots = parallel.team() if m * n * k > MULTIPLY_ADDS else (0, 1)
     panels = prepared(w, "gemm", lambda: _panels(w, pool))
     c = np.empty((m, n), a.dtype) if out is None else out
@@ -144,11 +160,12 @@ def linear_bound(arrays, params):
     (m, k), n, dtype, char = a.shape, w.shape[0], a.dtype, a.dtype.char
     what = code + (0 if bias is None else BY_COLUMN)
     run, empty, shape, shared, nothing = gemm[char], np.empty, (m, n), m * n * k > MULTIPLY_ADDS, NOTHING[char]
-    ready = is_packed(w) and m > 1
+    narrow = _is_narrow(m, n, k, a, w.T)
+    ready = is_packed(w) and m > 1 and not narrow
     if ready:
         panels, way = keeper(w, "gemm", lambda: _panels(w, parallel.team()[0] if shared else 0)), READY
     else:
-        way = _way(m, n, k, a, w.T)
+        way = NARROW if narrow else _way(m, n, k, a, w.T)
     rows = None
     if m == 1 and is_packed(w) and numba_nonzeros.serves(w):
         rows = keeper(w, "nonzeros", functools.partial(numba_nonzeros.panels_of, w))

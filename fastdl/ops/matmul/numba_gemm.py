@@ -9,6 +9,7 @@ from ...cpu.borrowed import absent, contents, create, nothing
 from ...cpu.gemm import pack_all, products
 from ...cpu.jit import always_inline, inline, kernel
 from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS, finish_tile
+from ...cpu.narrow import narrow_products
 from ...cpu.simd import (
     address,
     broadcast,
@@ -30,7 +31,7 @@ from ...cpu.simd import (
 from ...cpu.thresholds import MULTIPLY_ADDS
 from ..numba_activation import RELU, apply_activation
 
-DOTS, DIRECT, PACKED, READY, FEW, ROW = 0, 1, 2, 3, 4, 5  # ways: see cpu/gemm.py; READY: b is pack_weight's panels
+DOTS, DIRECT, PACKED, READY, FEW, ROW, NARROW = range(7)  # ways: see cpu/gemm.py, cpu/narrow.py; READY: b is pack_weight's panels
 FEW_COLUMNS = 8  # fewer than a vector: tiles of columns would be mostly empty
 BY_COLUMN, BY_ROW, BY_ELEMENT = 16, 32, 64  # where a bias belongs; added to the activation's code
 TURNED = 128  # added as well: the result goes to y.T
@@ -84,6 +85,7 @@ def store_finished(sums, c, c_row, row, column, bias, what, slope):
 
 
 _packed, _few, _row, _direct, _dots = products(finish_block, is_simple, store_finished)
+_narrow = narrow_products(finish_block)
 
 
 @inline
@@ -133,6 +135,8 @@ def gemm(pool, slots, way, a, b, c, scratch, bias, what, slope):
         _direct(pool, slots, A, a_row, a_col, B, b_row, C, c_row, m, n, k, x, what, slope)
     elif way == ROW:
         _row(pool, A, a_col, B, b_row, C, n, k, scratch.shape[0] // n, pointer(scratch), x, what, slope)
+    elif way == NARROW:
+        _narrow(pool, slots, A, a_row, B, b_row, b_col, C, c_row, m, n, k, pointer(scratch), scratch.shape[0] // n, x, what, slope)
     elif way == FEW:
         _few(pool, slots, A, a_row, a_col, B, b_row, b_col, C, c_row, m, n, k, pointer(scratch), scratch.shape[0] // slots, x, what, slope)
     else:
