@@ -20,9 +20,9 @@ from numba.extending import intrinsic
 from ...cpu._pool import parallel_for
 from ...cpu.blocking import LANES
 from ...cpu.jit import inline, kernel
-from ...cpu.microkernel import LINE_VECTORS, TILE_ROWS, TILE_VECTORS, _fma, _Loop
+from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS, _fma, _Loop
 from ...cpu.panels import pack_panel
-from ...cpu.simd import lanes, offset, pointer, prefetch, vector_of
+from ...cpu.simd import lanes, offset, pointer, vector_of
 from ...cpu.simd_core import INTP, _splat_value, _vector_pointer, ask_for_line, llvm_type
 
 PANEL = TILE_VECTORS  # vectors to a panel's row
@@ -239,14 +239,6 @@ def stream_on(start, a, k, packed, block, gates, out):
         _stream_4(k, a, ZERO, panels, start, ZERO, out, ZERO)
     else:
         _stream_3(k, a, ZERO, panels, start, ZERO, out, ZERO)
-
-
-@inline
-def ask_for_stream(packed, block, gates, k):
-    """Ask for the beginning of a block's stream, as much as is asked for ahead within it."""
-    stream = offset(packed, block * gates * k * PANEL * lanes(packed))
-    for line in range(_AHEAD // CACHE_LINE):
-        prefetch(stream, line * LINE_VECTORS * lanes(packed))
 
 
 def in_streams(panels, gates, k, out):

@@ -26,7 +26,7 @@ from .numba_input import (
     time,
     work_of_step,
 )
-from .numba_product import PANEL, ZERO, ask_for_stream, product, product_on, stream_on
+from .numba_product import PANEL, ZERO, product, product_on, stream_on
 from .numba_steps import (
     GRU,
     LSTM,
@@ -156,8 +156,6 @@ def _advance_blocks(layer, n, here, first, rows, first_block, last_block, x_gate
             stream_on(start, before, layer.output, layer.w_h, low, gates, h_gates)
         else:
             product_on(start, start_row, before, before_row, rows, layer.output, layer.w_h, low * gates, high * gates, h_gates, width)
-        if layer.streams and g + 1 < groups:
-            ask_for_stream(layer.w_h, low - 1 if n % 2 else low + 1, gates, layer.output)
         advance_rows(units, rows, low, high, Places(
             offset(share, -column), share_row, offset(h_gates, -column), width, gates * W, W, before, before_row, answer, length,
             offset(layer.c, first * padded), offset(layer.kept_gates, kept * gates * padded), offset(layer.kept, kept * padded)))
