@@ -85,8 +85,8 @@ class Bound:
         if shape[-1] != self.features or steps == 0 or batch == 0 or (batch_first and not single and batch != 1):
             return None
         plan, rows = plan_of(params, batch, steps, dtype.char), rows_of(steps, batch, None, None)
-        head = (plan.pool, plan.slots, plan.code, 0, plan.split_units, plan.chunk, plan.together, plan.streams, 0, d, plan.gates,
-                plan.hidden, plan.output, plan.projection, 0, rows.counts, rows.offsets, rows.order)
+        head = (plan.pool, plan.slots, plan.code, 0, plan.split_units, plan.chunk, plan.together, plan.beside, plan.streams, 0, d,
+                plan.gates, plan.hidden, plan.output, plan.projection, 0, rows.counts, rows.offsets, rows.order)
         layers = [(*places_of(plan, d, features, batch, False, False, True), made) for features, made in self._layers(plan)]
         size, layers = max(size for _, size, _ in layers), [(place, made) for place, _, made in layers]
         forward, nothing_kept, words, lstm = self.forward, self.nothing_kept, plan.words, params.mode == "lstm"

@@ -48,10 +48,10 @@ def run_layer(x, h0, c0, weights, plan, rows, train, h_n, c_n, backwards=0) -> T
     kept = _room(x.dtype, n, rows.total * plan.padded if train and plan.code in (GRU, LSTM) else 0)
     none = NO_STATES[char]
     streams = int(plan.streams and kept_packed)
-    forward[char](plan.pool, plan.slots, plan.code, int(train), plan.split_units, plan.chunk, plan.together, streams, backwards, n,
-                  plan.gates, plan.hidden, plan.output, plan.projection, int(peepholes), rows.counts, rows.offsets, rows.order, places,
-                  plan.words(n), x, memory, *made[0], *made[-1], none if h0 is None else h0, none if c0 is None else c0, y, h_n, c_n,
-                  kept_gates, kept)
+    forward[char](plan.pool, plan.slots, plan.code, int(train), plan.split_units, plan.chunk, plan.together, plan.beside, streams,
+                  backwards, n, plan.gates, plan.hidden, plan.output, plan.projection, int(peepholes), rows.counts, rows.offsets,
+                  rows.order, places, plan.words(n), x, memory, *made[0], *made[-1], none if h0 is None else h0,
+                  none if c0 is None else c0, y, h_n, c_n, kept_gates, kept)
     return Trace(x, y, kept_gates, kept)
 
 

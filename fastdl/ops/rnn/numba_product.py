@@ -61,7 +61,7 @@ _AHEAD = 1536  # bytes
 
 
 @functools.cache
-def _panel_tile(rows, panels, on, stream=False):
+def panel_tile(rows, panels, on, stream=False):
     """``tile(k, a, a_row, packed, start, start_row, out, out_row)``: rows of a, contiguous, times neighbouring panels, to rows of out.
 
     on: the sums begin with the rows of start, else with zeros. stream: the panels' rows lie side by side, [k][panel][column].
@@ -123,10 +123,10 @@ def _panel_tile(rows, panels, on, stream=False):
 def _product(on):
     """``product(a, a_row, m, k, packed, first, last, start, start_row, out, out_row)``, and the same on a start."""
     # eight chains hide the latency of the multiply-add, where there are so many; the first tile fills the registers
-    many_rows, eight_rows = (_panel_tile(n, 1, on) for n in (TILE_ROWS, 8 if TILE_ROWS > 8 else TILE_ROWS))
-    four_rows_3, four_rows_2, four_rows_1 = (_panel_tile(4, n if TILE_ROWS > 8 else 1, on) for n in (3, 2, 1))
-    two_rows_3, two_rows_2, two_rows_1 = (_panel_tile(2, n, on) for n in (3 if TILE_ROWS > 8 else 2, 2, 1))
-    one_row_4, one_row_3, one_row_1 = (_panel_tile(1, n, on) for n in (4, 3, 1))
+    many_rows, eight_rows = (panel_tile(n, 1, on) for n in (TILE_ROWS, 8 if TILE_ROWS > 8 else TILE_ROWS))
+    four_rows_3, four_rows_2, four_rows_1 = (panel_tile(4, n if TILE_ROWS > 8 else 1, on) for n in (3, 2, 1))
+    two_rows_3, two_rows_2, two_rows_1 = (panel_tile(2, n, on) for n in (3 if TILE_ROWS > 8 else 2, 2, 1))
+    one_row_4, one_row_3, one_row_1 = (panel_tile(1, n, on) for n in (4, 3, 1))
 
     @inline
     def four(a, a_row, k, panels, count, start, start_row, out, out_row):
@@ -228,7 +228,7 @@ def product_on(start, start_row, a, a_row, m, k, packed, first, last, out, out_r
     _from_start(a, a_row, m, k, packed, first, last, start, start_row, out, out_row)
 
 
-_stream_3, _stream_4 = (_panel_tile(1, n, True, True) for n in (3, 4))
+_stream_3, _stream_4 = (panel_tile(1, n, True, True) for n in (3, 4))
 
 
 @inline

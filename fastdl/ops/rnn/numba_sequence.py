@@ -12,7 +12,20 @@ from typing import Any, NamedTuple
 
 from ...cpu._pool import parallel_for
 from ...cpu.jit import inline, kernel
-from ...cpu.simd import lanes, load, load_n, offset, pointer, prefetch, read, store, store_n
+from ...cpu.simd import lanes, load, load_n, offset, pointer, read, store, store_n
+from .numba_beside import FEWEST_FEATURES, PANELS, finish_work, product_beside
+from .numba_input import (
+    ask_for_input,
+    behind_gates,
+    first_steps,
+    gates_at,
+    gates_of,
+    lowest,
+    next_steps,
+    project_input,
+    time,
+    work_of_step,
+)
 from .numba_product import PANEL, ZERO, product, product_on, stream_on
 from .numba_steps import (
     GRU,
@@ -47,6 +60,7 @@ class Layer(NamedTuple):
     batch: int
     steps: int
     together: int  # the input's share of the gates is computed for so many steps at a time; 0: with each step's blocks
+    beside: int  # whether that is done for fewer, a part at each of the steps before; see numba_beside.py
     features: int
     output: int  # the state's size: hidden, or the projection's
     state: int  # the same, up to the end of its last block
@@ -78,46 +92,9 @@ def _blocks(layer):
     return layer.units.padded // (PANEL * lanes(layer.x))
 
 
-@inline
-def _time(layer, n):
-    """The n-th step in the direction of the layer."""
-    return layer.steps - 1 - n if layer.backwards else n
-
-
-# ------------------------------------------------------------------------------------------------ the input's share
-@inline
-def _gates_at(layer, x_gates, low, t, rows):
-    """Where in x_gates those of step t are, for a range of so many rows; low: the first step that is there."""
-    if layer.units.train:  # they will be kept, with those of all rows
-        row = read(layer.offsets, t) - read(layer.offsets, low)
-    else:
-        row = (t - low) * rows
-    return offset(x_gates, row * layer.gates * layer.units.padded)
-
-
-@inline
-def _project_input(layer, low, high, first, last, first_block, last_block, x_gates):
-    """The input's share of the gates of steps low to high - 1, for a range of rows and unit blocks."""
-    width = layer.gates * layer.units.padded
-    first_panel, last_panel = first_block * layer.gates, last_block * layer.gates
-    column = first_panel * PANEL * lanes(layer.x)
-    x_gates, bias = offset(x_gates, column), offset(layer.bias, column)
-    if last - first == layer.batch and read(layer.counts, layer.steps - 1) == layer.batch:  # then these rows follow one another
-        x = offset(layer.x, read(layer.offsets, low) * layer.x_row)
-        m = (high - low) * layer.batch
-        product_on(bias, ZERO, x, layer.x_row, m, layer.features, layer.w_x, first_panel, last_panel, x_gates, width)
-        return
-    for t in range(low, high):
-        m = min(last, read(layer.counts, t)) - first
-        if m > 0:
-            x = offset(layer.x, (read(layer.offsets, t) + first) * layer.x_row)
-            out = _gates_at(layer, x_gates, low, t, last - first)
-            product_on(bias, ZERO, x, layer.x_row, m, layer.features, layer.w_x, first_panel, last_panel, out, width)
-
-
 # ------------------------------------------------------------------------------------------------ a step
 @inline
-def _advance(layer, n, t, first, last, first_block, last_block, x_gates, h_gates):
+def _advance(layer, n, t, first, last, first_block, last_block, x_gates, h_gates, work):
     """Step t, the n-th, of rows first to last - 1 and a range of unit blocks."""
     units, W = layer.units, PANEL * lanes(layer.x)
     rows, padded, state = last - first, units.padded, layer.state
@@ -126,17 +103,17 @@ def _advance(layer, n, t, first, last, first_block, last_block, x_gates, h_gates
     after, after_row = offset(layer.h, ((n + 1) % 2 * layer.batch + first) * state), state
     if layer.in_output:
         if n > 0:
-            before, before_row = offset(layer.y, (read(layer.offsets, _time(layer, n - 1)) + first) * layer.y_row), layer.y_row
+            before, before_row = offset(layer.y, (read(layer.offsets, time(layer, n - 1)) + first) * layer.y_row), layer.y_row
         after, after_row = offset(layer.y, here * layer.y_row), layer.y_row
     if units.mode == RESET_FIRST:
         product(before, state, rows, layer.output, layer.w_h, ZERO, 2 * _blocks(layer), h_gates, 2 * padded)
         _advance_reset_first(layer, rows, x_gates, h_gates, before, after)
     elif layer.projection > 0:
         answer = offset(h_gates, rows * layer.gates * padded)  # what is to be projected
-        _advance_blocks(layer, n, here, first, rows, first_block, last_block, x_gates, h_gates, before, before_row, answer, padded)
+        _advance_blocks(layer, n, here, first, rows, first_block, last_block, x_gates, h_gates, before, before_row, answer, padded, work)
         product(answer, padded, rows, units.hidden, layer.w_r, ZERO, state // W, after, state)
     else:
-        _advance_blocks(layer, n, here, first, rows, first_block, last_block, x_gates, h_gates, before, before_row, after, after_row)
+        _advance_blocks(layer, n, here, first, rows, first_block, last_block, x_gates, h_gates, before, before_row, after, after_row, work)
     if layer.in_output:
         return
     start, end = first_block * W, min(last_block * W, layer.output)
@@ -147,7 +124,7 @@ def _advance(layer, n, t, first, last, first_block, last_block, x_gates, h_gates
 
 
 @inline
-def _advance_blocks(layer, n, here, first, rows, first_block, last_block, x_gates, h_gates, before, before_row, answer, length):
+def _advance_blocks(layer, n, here, first, rows, first_block, last_block, x_gates, h_gates, before, before_row, answer, length, work):
     """The units of some blocks, a few at a time: products, then activations, which a processor begins while the next products
     are under way. Every other step goes through the blocks the other way: the weights that were read last are in the caches."""
     units, W, gates = layer.units, PANEL * lanes(layer.x), layer.gates
@@ -158,9 +135,10 @@ def _advance_blocks(layer, n, here, first, rows, first_block, last_block, x_gate
     x = offset(layer.x, here * layer.x_row)
     later = n + max(1, layer.together)
     asking = rows >= _SEVERAL and later < layer.steps
+    tile = work.first
     for g in range(groups):
         if asking:
-            _ask_for_input(layer, later, first, rows, g, groups)
+            ask_for_input(layer, later, first, rows, g, groups)
         low = first_block + (groups - 1 - g if n % 2 else g) * together
         high = min(low + together, last_block)
         column, width = low * gates * W, (high - low) * gates * W
@@ -172,22 +150,16 @@ def _advance_blocks(layer, n, here, first, rows, first_block, last_block, x_gate
         start, start_row = share, share_row
         if units.mode == GRU:
             start, start_row = offset(layer.bias, gates * padded + column), ZERO
-        if layer.streams:
+        if tile < work.last and (high - low) * gates == PANELS:
+            tile = product_beside(work, tile, start, before, layer.output, layer.w_h, low * gates, h_gates)
+        elif layer.streams:
             stream_on(start, before, layer.output, layer.w_h, low, gates, h_gates)
         else:
             product_on(start, start_row, before, before_row, rows, layer.output, layer.w_h, low * gates, high * gates, h_gates, width)
         advance_rows(units, rows, low, high, Places(
             offset(share, -column), share_row, offset(h_gates, -column), width, gates * W, W, before, before_row, answer, length,
             offset(layer.c, first * padded), offset(layer.kept_gates, kept * gates * padded), offset(layer.kept, kept * padded)))
-
-
-@inline
-def _ask_for_input(layer, n, first, rows, part, parts):
-    """Ask for a part of the n-th step's input."""
-    x = offset(layer.x, (read(layer.offsets, _time(layer, n)) + first) * layer.x_row)
-    for i in range(part * rows // parts, (part + 1) * rows // parts):
-        for j in range(0, layer.features, lanes(x)):
-            prefetch(x, i * layer.x_row + j)
+    finish_work(work, tile)
 
 
 @inline
@@ -238,24 +210,26 @@ def _last_states(layer, first, last):
 def _steps_of_rows(layer, first, last, scratch):
     width, rows = layer.gates * layer.units.padded, last - first
     if layer.together == 0:
+        nothing = work_of_step(layer, scratch, ZERO, ZERO, layer.steps, ZERO)
         for n in range(layer.steps):
-            t = _time(layer, n)
+            t = time(layer, n)
             end = min(last, read(layer.counts, t))
             if end > first:
-                _advance(layer, n, t, first, end, ZERO, _blocks(layer), scratch, offset(scratch, rows * width))
+                _advance(layer, n, t, first, end, ZERO, _blocks(layer), scratch, offset(scratch, rows * width), nothing)
         return
-    for n in range(0, layer.steps, layer.together):
-        many = min(layer.together, layer.steps - n)
-        low = min(_time(layer, n), _time(layer, n + many - 1))
-        x_gates, h_gates = scratch, offset(scratch, layer.together * rows * width)
-        if layer.units.train:
-            x_gates, h_gates = offset(layer.kept_gates, (read(layer.offsets, low) + first) * width), scratch
-        _project_input(layer, low, low + many, first, last, ZERO, _blocks(layer), x_gates)
-        for i in range(n, n + many):
-            t = _time(layer, i)
+    n, many, half = ZERO, first_steps(layer), ZERO
+    while many > 0:
+        low = lowest(layer, n, many)
+        x_gates, h_gates = gates_of(layer, scratch, low, first, rows, half), behind_gates(layer, scratch, rows)
+        if n == 0 or not layer.beside:
+            project_input(layer, low, low + many, first, last, ZERO, _blocks(layer), x_gates)
+        for i in range(many):
+            t = time(layer, n + i)
             end = min(last, read(layer.counts, t))
             if end > first:
-                _advance(layer, i, t, first, end, ZERO, _blocks(layer), _gates_at(layer, x_gates, low, t, rows), h_gates)
+                work = work_of_step(layer, scratch, i, n, many, half)
+                _advance(layer, n + i, t, first, end, ZERO, _blocks(layer), gates_at(layer, x_gates, low, t, rows), h_gates, work)
+        n, many, half = n + many, next_steps(layer, n, many), layer.beside - half
 
 
 @inline
@@ -271,16 +245,16 @@ def _rows_chunk(slot, chunk, directions, forwards, backwards, rows, size):
 @inline
 def _some_units(layer, n, first_block, last_block):
     """The n-th step of all rows and some units, whose input's share of the gates comes with the first of some steps."""
-    width, start = layer.gates * layer.units.padded, n - n % layer.together
+    start = n - n % layer.together
     many = min(layer.together, layer.steps - start)
-    low = min(_time(layer, start), _time(layer, start + many - 1))
-    x_gates, h_gates = layer.scratch, offset(layer.scratch, layer.together * layer.batch * width)
-    if layer.units.train:
-        x_gates, h_gates = offset(layer.kept_gates, read(layer.offsets, low) * width), layer.scratch
+    low = lowest(layer, start, many)
+    x_gates = gates_of(layer, layer.scratch, low, ZERO, layer.batch, ZERO)
+    h_gates = behind_gates(layer, layer.scratch, layer.batch)
     if n == start:
-        _project_input(layer, low, low + many, ZERO, layer.batch, first_block, last_block, x_gates)
-    t = _time(layer, n)
-    _advance(layer, n, t, ZERO, read(layer.counts, t), first_block, last_block, _gates_at(layer, x_gates, low, t, layer.batch), h_gates)
+        project_input(layer, low, low + many, ZERO, layer.batch, first_block, last_block, x_gates)
+    t = time(layer, n)
+    x_gates, nothing = gates_at(layer, x_gates, low, t, layer.batch), work_of_step(layer, layer.scratch, ZERO, ZERO, layer.steps, ZERO)
+    _advance(layer, n, t, ZERO, read(layer.counts, t), first_block, last_block, x_gates, h_gates, nothing)
 
 
 @inline
@@ -304,22 +278,23 @@ def _steps_by_units(pool, members, layer, blocks, words):
 
 
 # ------------------------------------------------------------------------------------------------ the entry points
-@kernel("i i i i i i i i i i i i i i i L1 L1 L1 L1 L2 R2 W1 R1 R1 R1 R1 R1 R1 R1 R1 R1 R1 R3 R3 W2 W3 W3 W2 W2")
-def forward(pool, slots, mode, train, split_units, chunk, together, streams, backwards, directions, gates, hidden, output, projection,
-            peepholes, counts, offsets, order, places, words, x, memory, w_x, w_h, w_r, bias, peephole, w_x_back, w_h_back, w_r_back,
-            bias_back, peephole_back, h0, c0, y, h_n, c_n, kept_gates, kept):
+@kernel("i i i i i i i i i i i i i i i i L1 L1 L1 L1 L2 R2 W1 R1 R1 R1 R1 R1 R1 R1 R1 R1 R1 R3 R3 W2 W3 W3 W2 W2")
+def forward(pool, slots, mode, train, split_units, chunk, together, beside, streams, backwards, directions, gates, hidden, output,
+            projection, peepholes, counts, offsets, order, places, words, x, memory, w_x, w_h, w_r, bias, peephole, w_x_back, w_h_back,
+            w_r_back, bias_back, peephole_back, h0, c0, y, h_n, c_n, kept_gates, kept):
     """A layer of one or two directions, which share y's columns and are the first axis of h0, c0, h_n, c_n, kept_gates and kept.
 
     backwards: 1 where there is one direction, and it is the backward one. chunk: rows to a chunk, or unit blocks where
-    ``split_units``. streams: whether w_h lies as in_streams makes it. memory: scratch, of which ``places`` says where what
-    is (see places_of in numba_plan.py). words: a team's for each direction, zeros (numba_team.py). w_x, w_h, w_r, bias,
-    peephole: what numba_weights.py makes of weights. h0, c0: empty ones count as zeros.
+    ``split_units``. beside: whether the input may be multiplied along with the state (numba_beside.py), where units are not split.
+    streams: whether w_h lies as in_streams makes it. memory: scratch, of which ``places`` says where what is (see places_of in
+    numba_plan.py). words: a team's for each direction, zeros (numba_team.py). w_x, w_h, w_r, bias, peephole: what numba_weights.py
+    makes of weights. h0, c0: empty ones count as zeros.
     """
-    forwards = back = _layer(ZERO, backwards, mode, train, together, streams, gates, hidden, output, projection, peepholes, counts,
+    forwards = back = _layer(ZERO, backwards, mode, train, together, beside, streams, gates, hidden, output, projection, peepholes, counts,
                              offsets, order, places, x, memory, w_x, w_h, w_r, bias, peephole, y, h_n, c_n, kept_gates, kept)
     _first_states(forwards, ZERO, h0, c0)
     if directions == 2:
-        back = _layer(ZERO + 1, 1, mode, train, together, streams, gates, hidden, output, projection, peepholes, counts, offsets,
+        back = _layer(ZERO + 1, 1, mode, train, together, beside, streams, gates, hidden, output, projection, peepholes, counts, offsets,
                       order, places, x, memory, w_x_back, w_h_back, w_r_back, bias_back, peephole_back, y, h_n, c_n, kept_gates, kept)
         _first_states(back, ZERO + 1, h0, c0)
     if split_units:
@@ -350,16 +325,18 @@ def _first_states(layer, k, h0, c0):
 
 
 @inline
-def _layer(k, backwards, mode, train, together, streams, gates, hidden, output, projection, peepholes, counts, offsets, order,
+def _layer(k, backwards, mode, train, together, beside, streams, gates, hidden, output, projection, peepholes, counts, offsets, order,
            places, x, memory, w_x, w_h, w_r, bias, peephole, y, h_n, c_n, kept_gates, kept):
     size, base = x.itemsize, pointer(memory)
     state = up_to_block(output, base)
     in_output = 1 if counts[0] >= _SEVERAL and state == output and projection == 0 and mode != RESET_FIRST else 0
     if backwards and counts[-1] < counts[0]:  # rows that begin where there is no step before
         in_output = 0
+    if x.shape[1] < FEWEST_FEATURES:
+        beside = 0
     units = Units(mode, train, hidden, up_to_block(hidden, base), pointer(peephole), peepholes)
     return Layer(
-        units, backwards, gates, counts[0], counts.shape[0], together, x.shape[1], output, state, projection,
+        units, backwards, gates, counts[0], counts.shape[0], together, beside, x.shape[1], output, state, projection,
         pointer(counts), pointer(offsets), pointer(order), pointer(x), x.strides[0] // size,
         pointer(bias), pointer(w_x), pointer(w_h), streams, pointer(w_r), offset(pointer(y), k * output), y.strides[0] // size,
         offset(base, places[2 * H + k]), in_output, offset(base, places[2 * C + k]),
