@@ -75,6 +75,11 @@ def plan_of(params, batch, steps, char) -> Plan:
                  pool, slots, step > thresholds.STEP_MULTIPLY_ADDS, step >= thresholds.TEAM_MULTIPLY_ADDS)
 
 
+def plan_of_cell(mode, batch, hidden, char) -> Plan:
+    """Of a single step, by one thread."""
+    return _plan(CODES[mode], GATES[mode], hidden, 0, 1, batch, 1, LANES[char], 0, 1, False, False)
+
+
 @lru_cache(maxsize=256)
 def _plan(code, gates, hidden, projection, directions, batch, steps, lanes, pool, slots, big_step, bigger_step) -> Plan:
     output, blocks = projection or hidden, blocks_of(hidden, lanes)
