@@ -39,6 +39,7 @@ from .arguments import (
     _same_memory,
     _spread,
     _torch_of,
+    are_of_forms,
     even,
     form_of,
     is_of_form,
@@ -156,7 +157,7 @@ class Operator:
 
     def _known(self, args, kwargs, arrays, params, shapes):
         """What serves calls of this one's form; None where its arrays are more than views of the arguments."""
-        given = self._given(args, kwargs)
+        given = _flatten(self._given(args, kwargs))
         if len(arrays) != len(given) or not all(_is_view(a, g) for a, g in zip(arrays, given, strict=True)):
             return None
         views = [None if a is None or a.shape == g.shape else a.shape for a, g in zip(arrays, given, strict=True)]
@@ -168,7 +169,8 @@ class Operator:
             def run(*arrays):
                 return forward(arrays, params, False)[0]
         places = [at if at < len(args) else name for at, name in self._positions]
-        take = _taking(places, len(args), views)
+        nested = len(given) > len(places) or any([type(arg) in (tuple, list) for arg in self._given(args, kwargs)])
+        take = _taking_nested(places, views) if nested else _taking(places, len(args), views)
         return _Known((take, run, shapes), take, params, shapes, implementation, _float_flags(arrays), _shapes(given))
 
     def bind(self, x, *args, **kwargs):
@@ -242,7 +244,8 @@ class Operator:
             shape_of = _shapes(_flatten(self._given(args, kwargs)))
 
         def pullback(grad, needs=None):
-            if type(grad) is not ndarray or of_y is not kernel_form or not is_of_form(grad, of_y):
+            fits = are_of_forms if type(grad) is tuple and type(of_y) is tuple else is_of_form if type(grad) is ndarray else None
+            if fits is None or of_y is not kernel_form or not fits(grad, of_y):
                 grad = _check_gradient(self.name, grad, of_y, kernel_form)
             needs = floats if needs is None else tuple([bool(n) and f for n, f in zip(needs, floats, strict=True)])
             grads = implementation.backward(grad, arrays, saved, params, needs)
@@ -347,6 +350,25 @@ def _taking(places, count, views):
     def take(args, kwargs):
         arrays = [args[place] if type(place) is int else kwargs.get(place) for place in places]
         return tuple([a if view is None else a.reshape(view) for a, view in zip(arrays, views, strict=True)])
+
+    return take
+
+
+def _taking_nested(places, views):
+    """_taking where some of the arguments are tuples or lists of arrays."""
+    seen_otherwise = [(i, view) for i, view in enumerate(views) if view is not None]
+
+    def take(args, kwargs):
+        arrays = []
+        for place in places:
+            given = args[place] if type(place) is int else kwargs.get(place)
+            if type(given) is tuple or type(given) is list:
+                arrays += given
+            else:
+                arrays.append(given)
+        for i, view in seen_otherwise:
+            arrays[i] = arrays[i].reshape(view)
+        return tuple(arrays)
 
     return take
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from ...cpu import parallel, thresholds
@@ -30,15 +32,16 @@ def rnn(arrays, params, train):
         return _one_step(arrays, params), None
     given, h0, c0, weights = split(arrays, params)
     steps, batch = given.shape[:2] if params.batch_sizes is None else (len(params.batch_sizes), params.batch_sizes[0])
-    rows, plan = rows_of(steps, batch, params.lengths, params.batch_sizes), plan_of(params, batch, steps, given.dtype.char)
-    kept = _kept(params, rows, steps, batch)
-    n, x = params.directions, gather(given, rows, params)
+    dtype, n, layers = given.dtype, params.directions, params.layers
+    rows, plan = _setting(params, steps, batch, dtype.char, parallel.team())
+    kept = _kept(params, rows, steps, batch) if params.dropout else [None] * layers
+    x = gather(given, rows, params)
     if x.strides[1] != x.itemsize:
         x = np.ascontiguousarray(x)
-    h_n = np.empty((params.layers * n, batch, params.output), x.dtype)
-    c_n = np.empty((params.layers * n, batch, params.hidden), x.dtype) if params.mode == "lstm" else h_n
+    h_n = np.empty((layers * n, batch, params.output), dtype)
+    c_n = np.empty((layers * n, batch, params.hidden), dtype) if params.mode == "lstm" else h_n
     traces = []
-    for layer in range(params.layers):
+    for layer in range(layers):
         k = slice(layer * n, layer * n + n)
         if train and params.checkpoint:
             traces.append(run_segments(x, _some(h0, k), _some(c0, k), weights[k], params, rows, h_n[k], c_n[k]))
@@ -47,6 +50,11 @@ def rnn(arrays, params, train):
         x = dropout_apply(traces[-1].y, kept[layer], params.dropout)
     y = scatter(x, rows, params, steps, batch)
     return (y, h_n, c_n) if params.mode == "lstm" else (y, h_n), (traces, kept, rows, plan, (steps, batch)) if train else None
+
+
+@functools.lru_cache(maxsize=256)
+def _setting(params, steps, batch, char, team):
+    return rows_of(steps, batch, params.lengths, params.batch_sizes), plan_of(params, batch, steps, char, team)
 
 
 def _some(states, k):

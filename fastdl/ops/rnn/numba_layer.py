@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,22 +29,19 @@ def run_layer(x, h0, c0, weights, plan, rows, train, h_n, c_n, backwards=0) -> T
 
     h0, c0: (directions, batch, size) or None. backwards: 1 where there is one direction, and it is the backward one.
     """
-    n, char, kept_packed = len(weights), x.dtype.char, are_packed(weights)
-    peepholes = weights[0].peephole is not None
+    n, dtype, kept_packed = len(weights), x.dtype, are_packed(weights)
+    char, peepholes, none = dtype.char, weights[0].peephole is not None, NO_STATES[dtype.char]
     places, size = places_of(plan, n, x.shape[1], rows.batch, train, peepholes, kept_packed)
-    memory, at = workspace(size, x.dtype), places.tolist()
-    made = [ready(w, plan) if kept_packed else ready(w, plan, memory, at, k) for k, w in enumerate(weights)]
-    y = _room(x.dtype, rows.total, n * plan.output)
-    kept_gates = _room(x.dtype, n, rows.total * plan.gates * plan.padded if train else 0)
-    kept = _room(x.dtype, n, rows.total * plan.padded if train and plan.code in (GRU, LSTM) else 0)
-    none = NO_STATES[char]
-    streams = int(plan.streams and kept_packed)
-    forward[char](plan.pool, plan.slots, plan.code, int(train), plan.split_units, plan.chunk, plan.together, streams, backwards, n,
+    memory = workspace(size, dtype)
+    made = [ready(w, plan) if kept_packed else ready(w, plan, memory, places, k) for k, w in enumerate(weights)]
+    y = recycled((rows.total, n * plan.output), dtype)
+    gates = rows.total * plan.gates * plan.padded if train else 0
+    states = rows.total * plan.padded if train and plan.code in (GRU, LSTM) else 0
+    kept = recycled((n, gates + states), dtype)
+    kept_gates, kept = kept[:, :gates], kept[:, gates:]
+    forward[char](plan.pool, plan.slots, plan.code, int(train), plan.split_units, plan.chunk, plan.together,
+                  int(plan.streams and kept_packed), backwards, n,
                   plan.gates, plan.hidden, plan.output, plan.projection, int(peepholes), rows.counts, rows.offsets, rows.order, places,
                   plan.words(n), x, memory, *made[0], *made[-1], none if h0 is None else h0, none if c0 is None else c0, y, h_n, c_n,
                   kept_gates, kept)
     return Trace(x, y, kept_gates, kept)
-
-
-def _room(dtype, *shape):
-    return recycled(prod(shape), dtype).reshape(shape)

@@ -23,14 +23,14 @@ from .numba_gradient import (
     WITHIN,
     backward,
 )
-from .numba_layer import NO_STATES, _room
+from .numba_layer import NO_STATES
 from .numba_over_rows import deep_of, over_rows, scratch_size
 from .numba_product import PANEL
 from .numba_rows import rows_of, states_before
 from .numba_steps import LSTM, RESET_FIRST
+from .numba_weights import NO_WEIGHT
 
 NARROW = 24  # columns
-NO_WEIGHT = {char: np.empty((0, 0), char) for char in "fd"}
 
 
 @lru_cache(maxsize=256)
@@ -62,28 +62,29 @@ def layer_gradients(dy, dh_n, dc_n, weights, need, need_x, trace, plan, rows, h0
     dy: (rows, directions * output). The states and their gradients: (directions, batch, size) as they stand in the batch, or None.
     need: of each direction Weights of whether there is a gradient wanted. backwards: 1 where there is one direction, the backward one.
     """
-    n, char, hidden, total, x = len(weights), dy.dtype.char, plan.hidden, rows.total, trace.x
-    w, v, peepholes = weights[0], weights[-1], weights[0].peephole is not None
-    features = x.shape[1] if need_x else 0
-    together = 1
+    n, dtype, hidden, total, x = len(weights), dy.dtype, plan.hidden, rows.total, trace.x
+    w, v, peepholes, char = weights[0], weights[-1], weights[0].peephole is not None, dtype.char
+    features, together = x.shape[1] if need_x else 0, 1
     if rows.where is None and (plan.split_units or plan.chunk >= rows.batch):  # then the rows of steps follow one another
         together = max(1, plan.together)
     places, size = places_of(plan, n, features, rows.batch, together, peepholes, char)
     none, no_states, no_weight = NOTHING[char], NO_STATES[char], NO_WEIGHT[char]
     before = c0 if plan.code == LSTM else h0 if plan.is_gru else None
-    d = _room(dy.dtype, n, total * (plan.gates + plan.is_gru) * plan.padded)
-    into = _room(dy.dtype, n, total * plan.output if plan.projection else 0)
-    dx = _room(dy.dtype, n, total, features)
+    d = recycled((n, total * (plan.gates + plan.is_gru) * plan.padded), dtype)
+    into = recycled((n, total * plan.output if plan.projection else 0), dtype)
+    dx = recycled((n, total * features), dtype)
     backward[char](plan.pool, plan.slots, plan.code, plan.split_units, plan.chunk, together, features, backwards, n, plan.gates, hidden,
                    plan.output, plan.projection, int(peepholes), rows.counts, rows.offsets, rows.order, places, plan.words(n),
-                   workspace(size, dy.dtype),
+                   workspace(size, dtype),
                    _in_rows(w.w_ih), w.w_hh, no_weight if w.w_hr is None else w.w_hr, none if w.peephole is None else w.peephole,
                    _in_rows(v.w_ih), v.w_hh, no_weight if v.w_hr is None else v.w_hr, none if v.peephole is None else v.peephole,
                    no_states if before is None else before, trace.kept_gates, trace.kept, trace.y, dy, no_states if dh_n is None else dh_n,
-                   no_states if dc_n is None else dc_n, d, into, dx.reshape(n, total * features),
+                   no_states if dc_n is None else dc_n, d, into, dx,
                    no_states if dh0 is None else dh0, no_states if dc0 is None else dc0)
     grads = [_weight_gradients(need[k], d[k], into[k], trace, plan, rows, k, h0, c0, k or backwards) for k in range(n)]
-    return (dx[0] if n == 1 else np.add(dx[0], dx[1], out=dx[0])) if need_x else None, grads
+    if not need_x:
+        return None, grads
+    return (dx[0] if n == 1 else np.add(dx[0], dx[1], out=dx[0])).reshape(total, features), grads
 
 
 def _in_rows(w):
@@ -131,7 +132,7 @@ def _sums(plan, d, total, first_gate, gates, shift, values, start, start_last, o
     (rows, columns), char, size = values.shape, d.dtype.char, gates * plan.hidden
     rows += len(start)
     if out is None:
-        out = recycled(size * columns, d.dtype).reshape(size, columns)
+        out = recycled((size, columns), d.dtype)
         sums = np.empty(size, d.dtype) if ones else NOTHING[char]
     m = columns + (len(sums) > 0)
     scratch = workspace(scratch_size(rows, m, gates * plan.padded // (PANEL * LANES[char]), plan.slots, char), d.dtype)

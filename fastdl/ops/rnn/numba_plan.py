@@ -66,9 +66,10 @@ def up_to_block(units, lanes) -> int:
     return blocks_of(units, lanes) * PANEL * lanes
 
 
-def plan_of(params, batch, steps, char) -> Plan:
+def plan_of(params, batch, steps, char, team=None) -> Plan:
+    """team: the threads that there are; None: the present ones."""
     step = batch * params.output * GATES[params.mode] * params.hidden
-    pool, slots = parallel.team() if step * steps > thresholds.MULTIPLY_ADDS else (0, 1)
+    pool, slots = (team or parallel.team()) if step * steps > thresholds.MULTIPLY_ADDS else (0, 1)
     reset_first = params.mode == "gru" and not params.linear_before_reset
     code = RESET_FIRST if reset_first else CODES[params.mode]
     return _plan(code, GATES[params.mode], params.hidden, params.projection, params.directions, batch, steps, LANES[char],
