@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ...cpu._pool import parallel_for
-from ...cpu.gemm import _four_rows, _many_rows, _one_row
+from ...cpu.gemm import _four_rows, _many_rows, _one_row, _rows_in_place
 from ...cpu.jit import inline, kernel
 from ...cpu.microkernel import TILE_ROWS
 from ...cpu.panels import pack_panel
@@ -74,6 +74,10 @@ class Trace(NamedTuple):
     into: Any  # (rows, output): at the projected state, where there are projections
     dx: Any  # (rows, features)
     scratch: Any  # (batch, padded): the product within a step
+
+
+# Narrow tiles: the latency of multiply-adds takes eight sums to hide.
+_eight_rows = _rows_in_place(8, 1)
 
 
 @inline
@@ -247,6 +251,9 @@ def _columns_of_input(trace, n, row, first, m, first_block, last_block):
             if i + TILE_ROWS <= m:
                 _many_rows(gates, at, D, 1, trace.w_x_rest, trace.w_x_row, to, trace.features, ZERO, rest, False)
                 i += TILE_ROWS
+            elif i + 8 <= m:
+                _eight_rows(gates, at, D, 1, trace.w_x_rest, trace.w_x_row, to, trace.features, ZERO, rest, False)
+                i += 8
             elif i + 4 <= m:
                 _four_rows(gates, at, D, 1, trace.w_x_rest, trace.w_x_row, to, trace.features, ZERO, rest, False)
                 i += 4
