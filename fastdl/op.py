@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -169,8 +168,8 @@ class Operator:
             def run(*arrays):
                 return forward(arrays, params, False)[0]
         places = [at if at < len(args) else name for at, name in self._positions]
-        nested = len(given) > len(places) or any([type(arg) in (tuple, list) for arg in self._given(args, kwargs)])
-        take = _taking_nested(places, views) if nested else _taking(places, len(args), views)
+        nested = [type(arg) in (tuple, list) for arg in self._given(args, kwargs)]
+        take = _taking(places, len(args), views, nested)
         return _Known((take, run, shapes), take, params, shapes, implementation, _float_flags(arrays), _shapes(given))
 
     def bind(self, x, *args, **kwargs):
@@ -336,41 +335,26 @@ class _Known(NamedTuple):
     given: tuple  # the shape of each array argument
 
 
-def _taking(places, count, views):
-    """The arrays at some places among the arguments, by number or name, seen in other shapes if any. count: of positional arguments."""
-    if not any(views) and places == list(range(len(places))):
-        return None if count == len(places) else lambda args, kwargs: args[: len(places)]
-    if not any(views) and len(places) > 1 and all(type(place) is int for place in places):
-        pick = itemgetter(*places)
-        return lambda args, kwargs: pick(args)
-    if places == [0]:
-        (shape,) = views
-        return lambda args, kwargs: (args[0].reshape(shape),)
+def _taking(places, count, views, nested):
+    """The arrays at some places among the arguments, by number or name, seen in other shapes if any; None where they are the arguments.
 
-    def take(args, kwargs):
-        arrays = [args[place] if type(place) is int else kwargs.get(place) for place in places]
-        return tuple([a if view is None else a.reshape(view) for a, view in zip(arrays, views, strict=True)])
-
-    return take
-
-
-def _taking_nested(places, views):
-    """_taking where some of the arguments are tuples or lists of arrays."""
-    seen_otherwise = [(i, view) for i, view in enumerate(views) if view is not None]
-
-    def take(args, kwargs):
-        arrays = []
-        for place in places:
-            given = args[place] if type(place) is int else kwargs.get(place)
-            if type(given) is tuple or type(given) is list:
-                arrays += given
-            else:
-                arrays.append(given)
-        for i, view in seen_otherwise:
-            arrays[i] = arrays[i].reshape(view)
-        return tuple(arrays)
-
-    return take
+    count: of positional arguments. nested: which of those are tuples or lists. It is written out for the case at hand, for it is a part of
+    every call.
+    """
+    as_given = all([view is None for view in views])
+    if as_given and not any(nested) and places == list(range(count)):
+        return None
+    parts = [f"args[{place}]" if type(place) is int else f"kwargs.get({place!r})" for place in places]
+    if any(nested):
+        flat = ", ".join([f"*{part}" if of_many else part for part, of_many in zip(parts, nested, strict=True)])
+        parts = [f"flat[{i}]" for i in range(len(views))]
+    seen = "".join([f"{part}, " if view is None else f"{part}.reshape({view}), " for part, view in zip(parts, views, strict=True)])
+    if not any(nested):
+        return eval(f"lambda args, kwargs: ({seen})")
+    if as_given:
+        return eval(f"lambda args, kwargs: ({flat},)")
+    view = eval(f"lambda flat: ({seen})")
+    return eval(f"lambda args, kwargs: view(({flat},))", {"view": view})
 
 
 def _float_flags(arrays):

@@ -73,15 +73,19 @@ def _run(x, target, weight, w, params, factors, wanted):
 
 
 class _AtOnce(dict):
-    """The mean cross_entropy of few scores, checks and all, by their dtype; see op.Operator."""
+    """The mean loss of few rows, checks and all, by their dtype; see op.Operator. scores: whether it is of scores, or log-probabilities."""
 
     arity = 2  # input, target
 
+    def __init__(self, scores):
+        super().__init__()
+        self.scores = int(scores)
+
     def __missing__(self, char):
-        kernel = mean_at_once[char] if char in KINDS else None
+        kernel, scores = mean_at_once[char] if char in KINDS else None, self.scores
 
         def serve(x, target):
-            made = kernel(x, target)
+            made = kernel(scores, x, target)
             return None if made is None else made[0, 0]
 
         self[char] = None if kernel is None else serve
@@ -91,7 +95,7 @@ class _AtOnce(dict):
         return self[char]
 
 
-cross_entropy_at_once = _AtOnce()
+cross_entropy_at_once, nll_loss_at_once = _AtOnce(True), _AtOnce(False)
 
 
 def cross_entropy(arrays, params, train):

@@ -96,10 +96,10 @@ def rows_of_classes(pool, x, target, ignored, w, total_w, smoothing, factors, wa
                   pointer(factors), 1 if factors.shape[0] > 1 else 0, wanted, pointer(losses), pointer(dx)))
 
 
-@kernel("O2 OL1")
-def mean_at_once(x, target):
-    """(1, 1): the mean loss of few scores, all labels counting alike; None where that is not so, a label is none of the classes (or
-    ignored), or memory lies otherwise than it is read here."""
+@kernel("i O2 OL1")
+def mean_at_once(scores, x, target):
+    """(1, 1): the mean loss of few scores, or else log-probabilities, all labels counting alike; None where that is not so, a label is none
+    of the classes (or ignored), or memory lies otherwise than it is read here."""
     if absent(x) or absent(target):
         return nothing(x)
     rows, n = x.shape
@@ -114,8 +114,11 @@ def mean_at_once(x, target):
     if address(contents(made)) != 0:
         for r in range(rows):
             p = offset(pointer(x), r * n)
-            top = row_maximum(p, n)
-            write(contents(made), 0, np.float64(scalar_log(p, row_sum_of_exp(p, n, top))) - np.float64(read(p, read(named, r)) - top))
+            if scores:
+                top = row_maximum(p, n)
+                write(contents(made), 0, np.float64(scalar_log(p, row_sum_of_exp(p, n, top))) - np.float64(read(p, read(named, r)) - top))
+            else:
+                write(contents(made), 0, -read(p, read(named, r)))
             total += np.float64(read(contents(made), 0))
         write(contents(made), 0, total / rows)
     return made
