@@ -16,7 +16,8 @@ _PLAIN = frozenset((int, str, type(None), bool))
 
 
 def form_of(args, kwargs):
-    """What a call looks like, to know another like it; None where an argument is neither an array of floats, not packed, nor plain.
+    """What a call looks like, to know another like it; None where an argument is neither an array of floats, not packed, nor plain, nor
+    a tuple or list of these.
 
     Plain are what ``check.remembered`` says, floats, and numpy's lack of an array, None.
     """
@@ -36,14 +37,20 @@ def form_of(args, kwargs):
 
 
 def _add_option(form, kind, value):
-    """Add a float or a tuple to a form, beside its type: of two values that are equal (1 and 1.0, 0.0 and -0.0) only one may be meant."""
+    """Add a float, a tuple or a list to a form, beside its type: of two values that are equal (1 and 1.0, 0.0 and -0.0) only one may be
+    meant."""
     if kind is float:
         form += kind, value or str(value)
-    elif kind is tuple:
-        form.append(len(value))
+    elif kind is tuple or kind is list:
+        form += kind, len(value)
         for item in value:
             kind = type(item)
-            if kind in _PLAIN:
+            if kind is _ndarray:
+                dtype = item.dtype
+                if (dtype is not _F4 and dtype is not _F8) or (item.base is not None and is_packed(item)):
+                    return False
+                form += item.shape, item.strides, dtype
+            elif kind in _PLAIN:
                 form += kind, item
             elif not _add_option(form, kind, item):
                 return False
@@ -95,6 +102,16 @@ def is_of_form(grad, form):
     """Whether an array is a gradient as kernels take it; what is not, ``_check_gradient`` looks at."""
     return (type(form) is _Form and grad.dtype is form.dtype and grad.shape == form.shape and (form.dtype is _F4 or form.dtype is _F8)
             and grad.flags.aligned)
+
+
+def are_of_forms(grads, forms):
+    """The same of a tuple of them, with None for what has no gradient."""
+    if len(grads) != len(forms):
+        return False
+    for grad, form in zip(grads, forms, strict=True):
+        if grad is not None and not (type(grad) is _ndarray and is_of_form(grad, form)):
+            return False
+    return True
 
 
 def _check_gradient(name, grad, like, kernel_form):

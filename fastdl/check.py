@@ -166,6 +166,11 @@ def all_below(index, n: int) -> bool:
     return bool(np.maximum.reduce(index, axis=None) < n)
 
 
+def all_within(values, low, high) -> bool:
+    """Whether every one of some numbers is from low to high; NaN is not. values: at least one."""
+    return bool(np.minimum.reduce(values, axis=None) >= low and np.maximum.reduce(values, axis=None) <= high)
+
+
 def choice(op: str, name: str, value, allowed):
     if value not in allowed:
         raise ValueError(f"{op}: {name} is {value!r}; the rule is one of {', '.join(map(repr, allowed))}")

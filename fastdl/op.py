@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,6 +38,7 @@ from .arguments import (
     _same_memory,
     _spread,
     _torch_of,
+    are_of_forms,
     even,
     form_of,
     is_of_form,
@@ -156,7 +156,7 @@ class Operator:
 
     def _known(self, args, kwargs, arrays, params, shapes):
         """What serves calls of this one's form; None where its arrays are more than views of the arguments."""
-        given = self._given(args, kwargs)
+        given = _flatten(self._given(args, kwargs))
         if len(arrays) != len(given) or not all(_is_view(a, g) for a, g in zip(arrays, given, strict=True)):
             return None
         views = [None if a is None or a.shape == g.shape else a.shape for a, g in zip(arrays, given, strict=True)]
@@ -168,7 +168,8 @@ class Operator:
             def run(*arrays):
                 return forward(arrays, params, False)[0]
         places = [at if at < len(args) else name for at, name in self._positions]
-        take = _taking(places, len(args), views)
+        nested = [type(arg) in (tuple, list) for arg in self._given(args, kwargs)]
+        take = _taking(places, len(args), views, nested)
         return _Known((take, run, shapes), take, params, shapes, implementation, _float_flags(arrays), _shapes(given))
 
     def bind(self, x, *args, **kwargs):
@@ -242,7 +243,8 @@ class Operator:
             shape_of = _shapes(_flatten(self._given(args, kwargs)))
 
         def pullback(grad, needs=None):
-            if type(grad) is not ndarray or of_y is not kernel_form or not is_of_form(grad, of_y):
+            fits = are_of_forms if type(grad) is tuple and type(of_y) is tuple else is_of_form if type(grad) is ndarray else None
+            if fits is None or of_y is not kernel_form or not fits(grad, of_y):
                 grad = _check_gradient(self.name, grad, of_y, kernel_form)
             needs = floats if needs is None else tuple([bool(n) and f for n, f in zip(needs, floats, strict=True)])
             grads = implementation.backward(grad, arrays, saved, params, needs)
@@ -333,22 +335,26 @@ class _Known(NamedTuple):
     given: tuple  # the shape of each array argument
 
 
-def _taking(places, count, views):
-    """The arrays at some places among the arguments, by number or name, seen in other shapes if any. count: of positional arguments."""
-    if not any(views) and places == list(range(len(places))):
-        return None if count == len(places) else lambda args, kwargs: args[: len(places)]
-    if not any(views) and len(places) > 1 and all(type(place) is int for place in places):
-        pick = itemgetter(*places)
-        return lambda args, kwargs: pick(args)
-    if places == [0]:
-        (shape,) = views
-        return lambda args, kwargs: (args[0].reshape(shape),)
+def _taking(places, count, views, nested):
+    """The arrays at some places among the arguments, by number or name, seen in other shapes if any; None where they are the arguments.
 
-    def take(args, kwargs):
-        arrays = [args[place] if type(place) is int else kwargs.get(place) for place in places]
-        return tuple([a if view is None else a.reshape(view) for a, view in zip(arrays, views, strict=True)])
-
-    return take
+    count: of positional arguments. nested: which of those are tuples or lists. It is written out for the case at hand, for it is a part of
+    every call.
+    """
+    as_given = all([view is None for view in views])
+    if as_given and not any(nested) and places == list(range(count)):
+        return None
+    parts = [f"args[{place}]" if type(place) is int else f"kwargs.get({place!r})" for place in places]
+    if any(nested):
+        flat = ", ".join([f"*{part}" if of_many else part for part, of_many in zip(parts, nested, strict=True)])
+        parts = [f"flat[{i}]" for i in range(len(views))]
+    seen = "".join([f"{part}, " if view is None else f"{part}.reshape({view}), " for part, view in zip(parts, views, strict=True)])
+    if not any(nested):
+        return eval(f"lambda args, kwargs: ({seen})")
+    if as_given:
+        return eval(f"lambda args, kwargs: ({flat},)")
+    view = eval(f"lambda flat: ({seen})")
+    return eval(f"lambda args, kwargs: view(({flat},))", {"view": view})
 
 
 def _float_flags(arrays):

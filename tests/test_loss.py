@@ -245,6 +245,27 @@ def test_scalars_are_numpy_floats(backend, dtype):
         assert type(F.kl_div(x, u, "batchmean")) is np.dtype(dtype).type
 
 
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("loss", [F.cross_entropy, F.nll_loss])
+@pytest.mark.parametrize("rows,classes", [(1, 1), (1, 10), (3, 17), (32, 10), (5, 40)])
+def test_few_rows_at_once(loss, rows, classes, dtype):
+    """Called with two arguments alone, few rows are one compiled call's; with an option they go the usual way."""
+    rng = np.random.default_rng(rows)
+    x, t = rng.standard_normal((rows, classes)).astype(dtype) * 3, rng.integers(0, classes, rows)
+    got, want = loss(x, t), loss(x, t, reduction="mean")
+    assert type(got) is type(want) is np.dtype(dtype).type
+    np.testing.assert_allclose(got, want, rtol=1e-5 if dtype == "f4" else 1e-12)  # the order of a sum
+    ignored = t.copy()
+    ignored[0] = -100
+    for scores, labels in ((x, t.astype("i4")), (x[::-1], t), (np.asfortranarray(x), t), (x, np.repeat(t, 2)[::2]), (x, ignored)):
+        np.testing.assert_array_equal(loss(scores, labels), loss(scores, labels, reduction="mean"))
+    x[0, t[0]] = np.nan
+    assert np.isnan(loss(x, t))
+    for wrong in (t + classes, t - classes - 100):
+        with pytest.raises(ValueError, match="the rule is 0 to"):
+            loss(x, wrong)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_gradients_nobody_needs(backend):
     x, u, w, t = rng().random((3, 4)), rng(1).random((3, 4)), rng(2).random(4), np.array([0, 3, 1])

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import fastdl
 import fastdl.functional as F
 
 
@@ -98,3 +99,37 @@ BAD = [
 def test_bad_arguments(mode, arguments, options, error, message):
     with pytest.raises(error, match=message):
         getattr(F, mode)(*arguments, **options)
+
+
+def test_calls_of_one_form():
+    """What was found for one call serves the next ones of its form, lists of arrays included, and nothing else."""
+    rng = np.random.default_rng(0)
+
+    def draw(*shape):
+        return rng.standard_normal(shape).astype("f4")
+
+    def arguments(features=3):
+        return draw(5, 2, features), (draw(1, 2, 4), draw(1, 2, 4)), [draw(16, features), draw(16, 4), draw(16), draw(16)]
+
+    def step(x, hx, params):
+        y, pullback = fastdl.vjp(F.lstm, x, hx, params)
+        grads = pullback((np.ones_like(y[0]), None, None))
+        return [*y, F.lstm(x, hx, params)[0]], grads
+
+    given = [arguments() for _ in range(4)]
+    found = [step(*one) for one in given]
+    with fastdl.use_backend("reference"):
+        expected = [step(*one) for one in given]
+    for (y, grads), (want_y, want) in zip(found, expected, strict=True):
+        for mine, theirs in zip([*y, grads[0], *grads[1], *grads[2]], [*want_y, want[0], *want[1], *want[2]], strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)
+    x, hx, params = given[-1]
+    assert type(grads[1]) is tuple and type(grads[2]) is list
+    for wrong in (params[:3], [*params[:3], draw(15)], [*params[:3], params[3].astype("f8")]):
+        with pytest.raises((TypeError, ValueError), match="lstm: params"):
+            F.lstm(x, hx, wrong)
+    lengths = [F.lstm(x, hx, params, lengths=n)[0] for n in ([5, 1], [5, 2], np.array([5, 1]), np.array([5, 2])) for _ in range(3)]
+    assert not lengths[0][1:, 1].any() and lengths[3][1, 1].any() and not lengths[6][1:, 1].any() and lengths[9][1, 1].any()
+    many = [draw(16, 3), draw(16, 4), draw(16, 4), draw(16, 4)]
+    drawn = [F.lstm(x, None, many, False, 2, 0.5, True)[0] for _ in range(4)]
+    assert not (drawn[2] == drawn[3]).all()

@@ -101,6 +101,7 @@ def test_memory_is_used_again_when_it_is_free():
     del part
     assert workspace.recycled(60_000, dtype).ctypes.data == address
     assert workspace.recycled(1 << 16, dtype).ctypes.data == address
+    assert workspace.recycled((5, 1 << 15), dtype).shape == (5, 1 << 15)
     assert workspace.recycled(1 << 10, dtype).base is None
     del second
     workspace.forget_idle()

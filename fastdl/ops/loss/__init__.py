@@ -161,7 +161,7 @@ def binary_cross_entropy(input, target, weight=None, reduction="mean"):
     op = "binary_cross_entropy"
     call = _pair_call(op, input, target, LossParams(check.choice(op, "reduction", reduction, _REDUCTIONS)))
     for name, value in zip(("input", "target"), call.arrays, strict=True):
-        if not check.on_device(value) and value.size and not (value.min() >= 0 and value.max() <= 1):
+        if not check.on_device(value) and value.size and not check.all_within(value, 0, 1):
             first = value[~((value >= 0) & (value <= 1))][0]
             raise ValueError(f"{op}: {name} contains {first}; the rule is 0 to 1")
     return call._replace(arrays=(*call.arrays, _broadcast(op, "weight", weight, call.arrays[0])))

@@ -8,11 +8,11 @@ import numpy as np
 
 from ...cpu import parallel
 from ...cpu.thresholds import ELEMENTS, FUNCTIONS
-from ...cpu.workspace import workspace
+from ...cpu.workspace import KINDS, workspace
 from ..numba_maps import CHUNK, dense, flat, like, pool_for
 from ..pointwise.numba_backend import column_block
 from . import reference
-from .numba_classes import columns_of_classes, negative_picks, negative_picks_gradient, rows_of_classes
+from .numba_classes import columns_of_classes, mean_at_once, negative_picks, negative_picks_gradient, rows_of_classes
 from .numba_pairs import EACH, GRADIENT, SUM
 
 
@@ -70,6 +70,32 @@ def _run(x, target, weight, w, params, factors, wanted):
     if wanted:
         dx = np.moveaxis(dx.reshape(x.shape[:1] + x.shape[2:] + x.shape[1:2]), -1, 1) if last else dx.reshape(x.shape)
     return losses.reshape(target.shape), dx if wanted else None
+
+
+class _AtOnce(dict):
+    """The mean loss of few rows, checks and all, by their dtype; see op.Operator. scores: whether it is of scores, or log-probabilities."""
+
+    arity = 2  # input, target
+
+    def __init__(self, scores):
+        super().__init__()
+        self.scores = int(scores)
+
+    def __missing__(self, char):
+        kernel, scores = mean_at_once[char] if char in KINDS else None, self.scores
+
+        def serve(x, target):
+            made = kernel(scores, x, target)
+            return None if made is None else made[0, 0]
+
+        self[char] = None if kernel is None else serve
+        return self[char]
+
+    def get(self, char):
+        return self[char]
+
+
+cross_entropy_at_once, nll_loss_at_once = _AtOnce(True), _AtOnce(False)
 
 
 def cross_entropy(arrays, params, train):

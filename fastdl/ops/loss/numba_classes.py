@@ -14,8 +14,10 @@ from __future__ import annotations
 import numpy as np
 
 from ...cpu._pool import parallel_for
+from ...cpu.borrowed import absent, contents, create, nothing
 from ...cpu.jit import inline, kernel
-from ...cpu.simd import fma, hsum, lanes, load, load_n, number, offset, pointer, read, splat, store, store_n, write
+from ...cpu.simd import address, fma, hsum, lanes, load, load_n, number, offset, pointer, read, splat, store, store_n, write
+from ...cpu.thresholds import FUNCTIONS
 from ...cpu.vector_math import exp_nonpositive, log
 from ..pointwise.numba_softmax import SHARE, clear, column_maxima, row_maximum, row_sum_of_exp, scalar_log
 
@@ -92,6 +94,34 @@ def rows_of_classes(pool, x, target, ignored, w, total_w, smoothing, factors, wa
     parallel_for(pool, _rows_chunk, (rows + share - 1) // share,
                  (pointer(x), rows, n, share, pointer(target), ignored, pointer(w), np.float64(total_w), np.float64(smoothing),
                   pointer(factors), 1 if factors.shape[0] > 1 else 0, wanted, pointer(losses), pointer(dx)))
+
+
+@kernel("i O2 OL1")
+def mean_at_once(scores, x, target):
+    """(1, 1): the mean loss of few scores, or else log-probabilities, all labels counting alike; None where that is not so, a label is none
+    of the classes (or ignored), or memory lies otherwise than it is read here."""
+    if absent(x) or absent(target):
+        return nothing(x)
+    rows, n = x.shape
+    few = 0 < rows * n <= FUNCTIONS and target.shape[0] == rows
+    if not few or x.strides[1] != x.itemsize or x.strides[0] != n * x.itemsize or (target.strides[0] != target.itemsize and rows > 1):
+        return nothing(x)
+    named, total = pointer(target), 0.0
+    for r in range(rows):
+        if read(named, r) < 0 or read(named, r) >= n:
+            return nothing(x)
+    made = create(x, 1, 1)
+    if address(contents(made)) != 0:
+        for r in range(rows):
+            p = offset(pointer(x), r * n)
+            if scores:
+                top = row_maximum(p, n)
+                write(contents(made), 0, np.float64(scalar_log(p, row_sum_of_exp(p, n, top))) - np.float64(read(p, read(named, r)) - top))
+            else:
+                write(contents(made), 0, -read(p, read(named, r)))
+            total += np.float64(read(contents(made), 0))
+        write(contents(made), 0, total / rows)
+    return made
 
 
 # ------------------------------------------------------------------------------------------------ columns

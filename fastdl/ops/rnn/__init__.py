@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from ...op import operator
-from .arguments import prepare
+from .arguments import draws_nothing, prepare
 from .cells import gru_cell, lstm_cell, rnn_relu_cell, rnn_tanh_cell
 
 __all__ = ["gru", "gru_cell", "lstm", "lstm_cell", "rnn_relu", "rnn_relu_cell", "rnn_tanh", "rnn_tanh_cell"]
 
 
-@operator("rnn", "rnn", "input hx params")
+@operator("rnn", "rnn", "input hx params", by_form=draws_nothing)
 def rnn_tanh(input, hx, params, has_biases=True, num_layers=1, dropout=0.0, train=False, bidirectional=False, batch_first=False, *,
              lengths=None, batch_sizes=None, seed=None, checkpoint=None):
     """A whole sequence through layers of an Elman network with tanh. As :func:`torch.rnn_tanh` and ``torch.nn.RNN``.
@@ -42,7 +42,7 @@ def rnn_tanh(input, hx, params, has_biases=True, num_layers=1, dropout=0.0, trai
                    lengths, batch_sizes, seed, checkpoint=checkpoint)
 
 
-@operator("rnn", "rnn", "input hx params")
+@operator("rnn", "rnn", "input hx params", by_form=draws_nothing)
 def rnn_relu(input, hx, params, has_biases=True, num_layers=1, dropout=0.0, train=False, bidirectional=False, batch_first=False, *,
              lengths=None, batch_sizes=None, seed=None, checkpoint=None):
     """A whole sequence through layers of an Elman network with relu. As :func:`torch.rnn_relu`.
@@ -53,7 +53,7 @@ def rnn_relu(input, hx, params, has_biases=True, num_layers=1, dropout=0.0, trai
                    lengths, batch_sizes, seed, checkpoint=checkpoint)
 
 
-@operator("rnn", "rnn", "input hx params")
+@operator("rnn", "rnn", "input hx params", by_form=draws_nothing)
 def gru(input, hx, params, has_biases=True, num_layers=1, dropout=0.0, train=False, bidirectional=False, batch_first=False, *,
         lengths=None, batch_sizes=None, seed=None, linear_before_reset=True, checkpoint=None):
     """A whole sequence through layers of gated recurrent units. As :func:`torch.gru` and ``torch.nn.GRU``.
@@ -70,7 +70,7 @@ def gru(input, hx, params, has_biases=True, num_layers=1, dropout=0.0, train=Fal
                    lengths, batch_sizes, seed, linear_before_reset=linear_before_reset, checkpoint=checkpoint)
 
 
-@operator("rnn", "rnn", "input hx params peepholes")
+@operator("rnn", "rnn", "input hx params peepholes", by_form=draws_nothing)
 def lstm(input, hx, params, has_biases=True, num_layers=1, dropout=0.0, train=False, bidirectional=False, batch_first=False,
          peepholes=None, *, lengths=None, batch_sizes=None, seed=None, checkpoint=None):
     """A whole sequence through layers of long short-term memories. As :func:`torch.lstm` and ``torch.nn.LSTM``.

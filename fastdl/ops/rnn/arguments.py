@@ -59,6 +59,11 @@ def prepare(op, input, hx, params, has_biases, num_layers, dropout, train, bidir
     return Call(arrays, record, shapes if op == "lstm" else shapes[:2])
 
 
+def draws_nothing(params) -> bool:
+    """Whether what a call was prepared for holds for all calls of its form."""
+    return params.dropout == 0
+
+
 def fresh_seed() -> int:
     return int.from_bytes(os.urandom(8), "little") >> 1
 

@@ -47,7 +47,7 @@ def _prepare(op, mode, input, hx, w_ih, w_hh, b_ih, b_hh) -> Call:
     return Call((x[None, :], *(s[None, :] for s in states), *weights), CellParams(mode), (shape, shape) if mode == "lstm" else shape)
 
 
-@operator("rnn", "rnn_cell", "input hx w_ih w_hh b_ih b_hh")
+@operator("rnn", "rnn_cell", "input hx w_ih w_hh b_ih b_hh", by_form=True)
 def rnn_tanh_cell(input, hx, w_ih, w_hh, b_ih=None, b_hh=None):
     """One step of an Elman network, ``tanh(input @ w_ih.T + b_ih + hx @ w_hh.T + b_hh)``. As :func:`torch.rnn_tanh_cell`.
 
@@ -60,7 +60,7 @@ def rnn_tanh_cell(input, hx, w_ih, w_hh, b_ih=None, b_hh=None):
     return _prepare("rnn_tanh_cell", "rnn_tanh", input, hx, w_ih, w_hh, b_ih, b_hh)
 
 
-@operator("rnn", "rnn_cell", "input hx w_ih w_hh b_ih b_hh")
+@operator("rnn", "rnn_cell", "input hx w_ih w_hh b_ih b_hh", by_form=True)
 def rnn_relu_cell(input, hx, w_ih, w_hh, b_ih=None, b_hh=None):
     """One step of an Elman network with relu, ``relu(input @ w_ih.T + b_ih + hx @ w_hh.T + b_hh)``.
 
@@ -69,7 +69,7 @@ def rnn_relu_cell(input, hx, w_ih, w_hh, b_ih=None, b_hh=None):
     return _prepare("rnn_relu_cell", "rnn_relu", input, hx, w_ih, w_hh, b_ih, b_hh)
 
 
-@operator("rnn", "rnn_cell", "input hx w_ih w_hh b_ih b_hh")
+@operator("rnn", "rnn_cell", "input hx w_ih w_hh b_ih b_hh", by_form=True)
 def gru_cell(input, hx, w_ih, w_hh, b_ih=None, b_hh=None):
     """One step of a gated recurrent unit. As :func:`torch.gru_cell`.
 
@@ -89,7 +89,7 @@ def gru_cell(input, hx, w_ih, w_hh, b_ih=None, b_hh=None):
     return _prepare("gru_cell", "gru", input, hx, w_ih, w_hh, b_ih, b_hh)
 
 
-@operator("rnn", "rnn_cell", "input hx w_ih w_hh b_ih b_hh")
+@operator("rnn", "rnn_cell", "input hx w_ih w_hh b_ih b_hh", by_form=True)
 def lstm_cell(input, hx, w_ih, w_hh, b_ih=None, b_hh=None):
     """One step of a long short-term memory. As :func:`torch.lstm_cell`.
 

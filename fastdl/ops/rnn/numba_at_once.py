@@ -120,12 +120,12 @@ class Bound:
             c_n = empty(c_form, dtype) if lstm else h_n
             values = x.reshape(flat)
             if n == d:
-                y = empty(output, dtype) if small else recycled(elements, dtype).reshape(output)
+                y = empty(output, dtype) if small else recycled(output, dtype)
                 forward(*head, places, words(d) if teams else no_words, values, memory, *made, h0, c0, y, h_n, c_n, *nothing_kept)
             else:
                 for k, (places_k, made_k) in enumerate(layers):
                     states = [s[k * d:k * d + d] for s in (h0, c0, h_n, c_n)]
-                    y = empty(output, dtype) if small else recycled(elements, dtype).reshape(output)
+                    y = empty(output, dtype) if small else recycled(output, dtype)
                     forward(*head, places_k, words(d), values, memory, *made_k, *states[:2], y, *states[2:], *nothing_kept)
                     values = y
             if single:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from ...cpu import parallel, thresholds
@@ -13,14 +15,13 @@ from .layout import GATES, Weights, dropout_apply, dropout_kept, join, split
 from .numba_at_once import AtOnce
 from .numba_cell import cell
 from .numba_checkpoint import run_segments, segments_backward
-from .numba_gradient import backward
-from .numba_layer import by_state, fill, input_gradient, products, run_layer, through_steps, weight_gradients
-from .numba_plan import plan_of, up_to_block
+from .numba_layer import run_layer
+from .numba_layer_gradient import cell_gradients, cell_input_gradient, cell_state_gradient, cell_weight_gradients, layer_gradients
+from .numba_plan import plan_of, plan_of_cell, up_to_block
 from .numba_rows import gather, in_order, put_back, rows_of, scatter
-from .numba_steps import CODES, GRU, LSTM
+from .numba_steps import CODES
 
-_NOTHING = {(char, rank): np.empty((0,) * rank, char) for char in "fd" for rank in (1, 2)}
-_NO_WORDS = np.empty((1, 0), np.int64)
+_NO_STATES = {char: np.empty((0, 0), char) for char in "fd"}
 
 rnn_tanh_at_once, rnn_relu_at_once, gru_at_once, lstm_at_once = (AtOnce(mode) for mode in GATES)
 
@@ -31,15 +32,16 @@ def rnn(arrays, params, train):
         return _one_step(arrays, params), None
     given, h0, c0, weights = split(arrays, params)
     steps, batch = given.shape[:2] if params.batch_sizes is None else (len(params.batch_sizes), params.batch_sizes[0])
-    rows, plan = rows_of(steps, batch, params.lengths, params.batch_sizes), plan_of(params, batch, steps, given.dtype.char)
-    kept = _kept(params, rows, steps, batch)
-    n, x = params.directions, gather(given, rows, params)
+    dtype, n, layers = given.dtype, params.directions, params.layers
+    rows, plan = _setting(params, steps, batch, dtype.char, parallel.team())
+    kept = _kept(params, rows, steps, batch) if params.dropout else [None] * layers
+    x = gather(given, rows, params)
     if x.strides[1] != x.itemsize:
         x = np.ascontiguousarray(x)
-    h_n = np.empty((params.layers * n, batch, params.output), x.dtype)
-    c_n = np.empty((params.layers * n, batch, params.hidden), x.dtype) if params.mode == "lstm" else h_n
+    h_n = np.empty((layers * n, batch, params.output), dtype)
+    c_n = np.empty((layers * n, batch, params.hidden), dtype) if params.mode == "lstm" else h_n
     traces = []
-    for layer in range(params.layers):
+    for layer in range(layers):
         k = slice(layer * n, layer * n + n)
         if train and params.checkpoint:
             traces.append(run_segments(x, _some(h0, k), _some(c0, k), weights[k], params, rows, h_n[k], c_n[k]))
@@ -48,6 +50,11 @@ def rnn(arrays, params, train):
         x = dropout_apply(traces[-1].y, kept[layer], params.dropout)
     y = scatter(x, rows, params, steps, batch)
     return (y, h_n, c_n) if params.mode == "lstm" else (y, h_n), (traces, kept, rows, plan, (steps, batch)) if train else None
+
+
+@functools.lru_cache(maxsize=256)
+def _setting(params, steps, batch, char, team):
+    return rows_of(steps, batch, params.lengths, params.batch_sizes), plan_of(params, batch, steps, char, team)
 
 
 def _some(states, k):
@@ -71,36 +78,25 @@ def rnn_backward(grad, arrays, saved, params, needs):
         dy = np.zeros((rows.total, n * params.output), dtype)
     else:
         dy = gather(dy.swapaxes(0, 1) if params.batch_first else dy, rows, params)
-    h0, c0, dh_n, dc_n = (in_order(states, rows) for states in (h0, c0, dh_n, dc_n))
     dh0 = np.empty((count, batch, params.output), dtype) if need_h0 else None
     dc0 = np.empty((count, batch, params.hidden), dtype) if need_c0 else None
     grads = [None] * count
     for layer in reversed(range(params.layers)):
-        k = slice(layer * n, layer * n + n)
+        k, wanted = slice(layer * n, layer * n + n), layer > 0 or need_x
         dy = dropout_apply(dy, kept[layer], params.dropout)
         if dy.strides[1] != dy.itemsize:
             dy = np.ascontiguousarray(dy)
+        states = [_some(s, k) for s in (h0, c0, dh_n, dc_n)]
         if params.checkpoint:
-            dy, dh, dc, grads[k] = segments_backward(dy, _some(dh_n, k), _some(dc_n, k), weights[k], need[k], layer > 0 or need_x,
-                                                     traces[layer], params, rows)
+            states = [in_order(s, rows) for s in states[2:]]
+            dy, dh, dc, grads[k] = segments_backward(dy, *states, weights[k], need[k], wanted, traces[layer], params, rows)
             if need_h0:
                 put_back(np.stack(dh), rows, dh0[k])
             if need_c0:
                 put_back(np.stack(dc), rows, dc0[k])
-            continue
-        before = c0 if plan.code == LSTM else h0 if plan.is_gru else None
-        d, into, dh, dc = through_steps(dy, _some(dh_n, k), _some(dc_n, k), weights[k], _some(before, k), traces[layer], plan, rows,
-                                        bool(need_h0))
-        if need_h0:
-            put_back(dh, rows, dh0[k])
-        if need_c0:
-            put_back(dc, rows, dc0[k])
-        grads[k] = [weight_gradients(need[k][j], d[j], into[j], traces[layer], plan, rows, j, *(_some(s, k.start + j) for s in (h0, c0)))
-                    for j in range(n)]
-        if layer > 0 or need_x:
-            dy = input_gradient(d[0], weights[k][0].w_ih, plan.is_gru, plan.hidden)
-            if n == 2:
-                dy += input_gradient(d[1], weights[k][1].w_ih, plan.is_gru, plan.hidden)
+        else:
+            dy, grads[k] = layer_gradients(dy, *states[2:], weights[k], need[k], wanted, traces[layer], plan, rows, *states[:2],
+                                           _some(dh0, k), _some(dc0, k))
     return join(scatter(dy, rows, params, steps, batch) if need_x else None, dh0, dc0, grads, params)
 
 
@@ -146,7 +142,7 @@ def _step(x, h, c, w, mode, train, h_new, c_new):
         h_gates[:size] += x_gates[:size]
     kept_gates = np.empty(batch * gates * padded if train else 0, x.dtype)
     kept = np.empty(batch * padded if train and mode in ("gru", "lstm") else 0, x.dtype)
-    no_states = _NOTHING[char, 2]
+    no_states = _NO_STATES[char]
     pool, slots = parallel.team() if batch * gates * padded > thresholds.GATES else (0, 1)
     cell[char](pool, CODES[mode], int(train), gates, max(1, -(-batch // (4 * slots))), x_gates, h_gates, no_states if h is None else h,
                no_states if c is None else c, workspace(3 * batch * padded, x.dtype), h_new, c_new, kept_gates, kept)
@@ -165,26 +161,17 @@ def rnn_cell_backward(grad, arrays, saved, params, needs):
     x, h, c, w = _split_cell(arrays, params)
     need_x, need_h, need_c, need = _split_cell(needs, params)
     kept_gates, kept = saved
-    code, (batch, hidden), char, gates = CODES[params.mode], h.shape, x.dtype.char, GATES[params.mode]
-    is_gru, padded = code == GRU, up_to_block(hidden, LANES[char])
-    dh_new, dc_new = grad if code == LSTM else (grad, None)
-    before, dh, carried = (np.empty((1, batch, padded), x.dtype) for _ in range(3))
-    fill(before, c if code == LSTM else h)
-    fill(dh, dh_new)
-    fill(carried, dc_new)
-    d = np.empty((batch, (gates + is_gru) * hidden), x.dtype)
-    rows, nothing, dy = rows_of(1, batch, None, None), np.empty((1, 0), x.dtype), np.zeros((batch, hidden), x.dtype)
-    backward[char](0, 1, code, 0, max(1, batch), 0, 0, gates, hidden, hidden, 0, 0, rows.counts, rows.offsets, _NO_WORDS, nothing,
-                   nothing, nothing, kept_gates[None], kept[None], before.reshape(1, -1), nothing, dy, dh.reshape(1, -1),
-                   carried.reshape(1, -1), d.reshape(1, -1), nothing, nothing)
-    carried, dh = carried[0, :, :hidden], None
+    plan, (dh_new, dc_new) = plan_of_cell(params.mode, *h.shape, x.dtype.char), grad if c is not None else (grad, None)
+    is_gru, hidden = plan.is_gru, plan.hidden
+    d, carried = cell_gradients(dh_new, dc_new, h if c is None else c, kept_gates, kept, plan)
+    dh = None
     if need_h:
-        dh = multiply(d[:, :gates * hidden], by_state(w.w_hh, is_gru, hidden))
+        dh = cell_state_gradient(d, w.w_hh, is_gru, hidden)
         if is_gru:
             dh += carried
-    dx = input_gradient(d, w.w_ih, is_gru, hidden) if need_x else None
-    grads = products(need, d, x, lambda: (h, h, slice(None)), is_gru, hidden)
-    return (dx, dh, carried if need_c else None, *grads) if code == LSTM else (dx, dh, *grads)
+    dx = cell_input_gradient(d, w.w_ih, is_gru, hidden) if need_x else None
+    grads = cell_weight_gradients(need, d, x, h, is_gru, hidden)
+    return (dx, dh, *grads) if c is None else (dx, dh, carried if need_c else None, *grads)
 
 
 def _split_cell(values, params):

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .layout import Weights
-from .numba_layer import input_gradient, run_layer, through_steps, weight_gradients
+from .numba_layer import run_layer
+from .numba_layer_gradient import layer_gradients
 from .numba_plan import plan_of
 from .numba_rows import rows_of
 from .numba_steps import LSTM
@@ -86,17 +87,16 @@ def segments_backward(dy, dh_n, dc_n, weights, need, need_x, trace, params, rows
             after = np.empty((1, m, output), dy.dtype)
             c_after = np.empty((1, m, params.hidden), dy.dtype)
             again = run_layer(trace.x[first:last], h_0, c_0, [w], plan, part, True, after, c_after, d)
-            before = c_0 if plan.code == LSTM else h_0 if plan.is_gru else None
             part_dy = np.ascontiguousarray(dy[first:last, d * output:(d + 1) * output])
-            at, into, dh_new, dc_new = through_steps(part_dy, dh[None, :m], dc[None, :m] if plan.code == LSTM else None, [w], before, again,
-                                                     plan, part, True, d)
+            dh_new, dc_new = np.empty((1, m, output), dy.dtype), np.empty((1, m, params.hidden), dy.dtype) if plan.code == LSTM else None
+            part_dx, (share,) = layer_gradients(part_dy, dh[None, :m], dc[None, :m] if plan.code == LSTM else None, [w], [need[d]], need_x,
+                                                again, plan, part, h_0, c_0, dh_new, dc_new, d)
             dh[:m] = dh_new[0]
             if plan.code == LSTM:
                 dc[:m] = dc_new[0]
-            share = weight_gradients(need[d], at[0], into[0], again, plan, part, 0, h_0[0], None if c_0 is None else c_0[0], d)
             total = Weights(*(g if t is None else t if g is None else np.add(t, g, out=t) for t, g in zip(total, share, strict=True)))
             if need_x:
-                dx[first:last] += input_gradient(at[0], w.w_ih, plan.is_gru, plan.hidden)
+                dx[first:last] += part_dx
         dh0.append(dh)
         dc0.append(dc)
         grads.append(total)

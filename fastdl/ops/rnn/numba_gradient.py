@@ -1,12 +1,14 @@
 """Whole sequences, backward: every step of a layer in one call of a compiled function.
 
 Goes through the steps the other way. A step takes the gradient at its state, from y and from the step that came after it,
-to the gradients at its gates; the product of these with the state's weights is the next one's. What is left, one product
-over all steps for each weight, is not done here. Rows, units and blocks are as in numba_sequence.py and numba_steps.py.
+to the gradients at its gates; the product of these with the state's weights is the next one's, that with the input's weights
+the gradient at the input. What is left, the weights' own gradients, are sums over all steps: numba_over_rows.py. Rows, units and
+blocks are as in numba_sequence.py and numba_steps.py.
 
-The gradients at the gates lie without padding, for those products: rows of gates * hidden; gru's are n', r, z, n with n' at
-the state's share of n and n at the input's, so that the state's gates, n' r z, stand side by side, and the input's, r z n,
-do too. Where the reset gate comes first both n are the same, and its product lies between the gradients of n and r.
+The gradients at the gates of a step lie in rows of gates * hidden; gru's are n', r, z, n with n' at the state's share of n and n
+at the input's, so that the state's gates, n' r z, stand side by side, and the input's, r z n, do too. Where the reset gate comes
+first both n are the same, and its product lies between the gradients of n and r. Those of a few steps are kept so, for these
+products; those of all rows as the weights' gradients read them, ``[gate][unit block][row][unit]``.
 """
 
 from __future__ import annotations
@@ -14,13 +16,21 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ...cpu._pool import parallel_for
+from ...cpu.gemm import _four_rows, _many_rows, _one_row, _rows_in_place
 from ...cpu.jit import inline, kernel
-from ...cpu.simd import lanes, load, load_n, offset, pointer, read, select, splat, store, store_n
+from ...cpu.microkernel import TILE_ROWS
+from ...cpu.panels import pack_panel
+from ...cpu.simd import lanes, load, load_n, offset, pointer, read, select, splat, store, store_n, write
+from ...cpu.thresholds import RECURRENT_MOVED
 from ...cpu.vector_math import gate_tanh
 from .numba_product import PANEL, ZERO, product
 from .numba_sequence import copy
-from .numba_steps import GRU, LSTM, RELU, RESET_FIRST, up_to_block
+from .numba_steps import GRU, LSTM, RELU, RESET_FIRST, fill_row, up_to_block
 from .numba_team import finish, place, take, wait_for_all
+
+# What lies one after the other in scratch memory, each part for each direction: what is made of weights, the state with which the
+# sequence began, the product within a step, gradients at the gates of some steps, those that go on from step to step.
+TO_STATE, TO_INPUT, INNER, PEEPHOLES, BEFORE, WITHIN, GATES_NOW, DH, CARRIED, END = range(10)
 
 
 class Trace(NamedTuple):
@@ -41,7 +51,11 @@ class Trace(NamedTuple):
     counts: Any
     offsets: Any
     w_h: Any  # packed for the product of the gates' gradients
-    w_r: Any  # the same: the projection; where the reset gate is first, n's weight of the state
+    w_x: Any  # the same: whole panels of the input's weight; 0 features: the input's gradient is not wanted
+    w_x_rest: Any  # its columns behind those, as they lie
+    w_x_row: int
+    features: int
+    w_r: Any  # packed: the projection; where the reset gate is first, n's weight of the state
     peephole: Any  # (3, padded)
     kept_gates: Any  # as the forward pass left them
     kept: Any
@@ -52,10 +66,18 @@ class Trace(NamedTuple):
     dy_row: int
     dh: Any  # (batch, state): at the state before the step, from the gates
     carried: Any  # (batch, padded): the same past the gates: lstm's cell state's, gru's z * dh
-    d: Any  # (rows, d_width): at the gates
-    d_width: int
+    now: Any  # (2, together, batch, width): at the gates, of so many steps by turns, in the order of their times
+    together: int  # steps that go through the input's weights together
+    width: int
+    d: Any  # ([gate][unit block][row][unit]): the same of all rows
+    block: int  # from block to block of that; 0: it is not wanted
     into: Any  # (rows, output): at the projected state, where there are projections
+    dx: Any  # (rows, features)
     scratch: Any  # (batch, padded): the product within a step
+
+
+# Narrow tiles: the latency of multiply-adds takes eight sums to hide.
+_eight_rows = _rows_in_place(8, 1)
 
 
 @inline
@@ -70,16 +92,25 @@ def _load_first(p, i, n):
 
 
 @inline
-def _elman_row(trace, first, last, dh, gates, d):
+def _put(trace, d, kept, gate, u, g):
+    """The gradients at a gate of some units: to the row of this step, and to where they are kept."""
+    store_n(d, gate * trace.hidden + u, g, trace.hidden - u)
+    if trace.block:
+        W = PANEL * lanes(d)
+        store(kept, (gate * (trace.padded // W) + u // W) * trace.block + u % W, g)
+
+
+@inline
+def _elman_row(trace, first, last, dh, gates, d, kept):
     zero, one = splat(d, 0.0), splat(d, 1.0)
     for u in range(first, last, lanes(d)):
         y, g = load(gates, u), load(dh, u)
         g = select(y <= zero, zero, g) if trace.mode == RELU else g * (one - y * y)
-        store_n(d, u, g, trace.hidden - u)
+        _put(trace, d, kept, 0, u, g)
 
 
 @inline
-def _gru_row(trace, first, last, dh, gates, inner, before, carried, d):
+def _gru_row(trace, first, last, dh, gates, inner, before, carried, d, kept):
     V, W, H = lanes(d), PANEL * lanes(d), trace.hidden
     one = splat(d, 1.0)
     for u in range(first, last, V):
@@ -87,14 +118,14 @@ def _gru_row(trace, first, last, dh, gates, inner, before, carried, d):
         r, z, n = load(gates, at), load(gates, at + W), load(gates, at + 2 * W)
         dn = g * (one - z) * (one - n * n)
         store(carried, u, g * z)
-        store_n(d, u, dn * r, rest)
-        store_n(d, H + u, dn * load(inner, u) * r * (one - r), rest)
-        store_n(d, 2 * H + u, g * (_load_first(before, u, rest) - n) * z * (one - z), rest)
-        store_n(d, 3 * H + u, dn, rest)
+        _put(trace, d, kept, 0, u, dn * r)
+        _put(trace, d, kept, 1, u, dn * load(inner, u) * r * (one - r))
+        _put(trace, d, kept, 2, u, g * (_load_first(before, u, rest) - n) * z * (one - z))
+        _put(trace, d, kept, 3, u, dn)
 
 
 @inline
-def _reset_row(trace, dh, gates, before, carried, d):
+def _reset_row(trace, dh, gates, before, carried, d, kept):
     """n and z, where the reset gate comes first."""
     V, W, H = lanes(d), PANEL * lanes(d), trace.hidden
     one = splat(d, 1.0)
@@ -103,28 +134,28 @@ def _reset_row(trace, dh, gates, before, carried, d):
         z, n = load(gates, at + W), load(gates, at + 2 * W)
         dn = g * (one - z) * (one - n * n)
         store(carried, u, g * z)
-        store_n(d, u, dn, rest)
-        store_n(d, 2 * H + u, g * (_load_first(before, u, rest) - n) * z * (one - z), rest)
-        store_n(d, 3 * H + u, dn, rest)
+        _put(trace, d, kept, 0, u, dn)
+        _put(trace, d, kept, 2, u, g * (_load_first(before, u, rest) - n) * z * (one - z))
+        _put(trace, d, kept, 3, u, dn)
 
 
 @inline
-def _after_reset_row(trace, at_reset, gates, before, carried, d):
+def _after_reset_row(trace, at_reset, gates, before, carried, d, kept):
     """r, from the gradient at r * h."""
     V, W, H = lanes(d), PANEL * lanes(d), trace.hidden
     one = splat(d, 1.0)
     for u in range(0, H, V):
         r, g = load(gates, u // W * 3 * W + u % W), load(at_reset, u)
         store(carried, u, load(carried, u) + g * r)
-        store_n(d, H + u, g * _load_first(before, u, H - u) * r * (one - r), H - u)
+        _put(trace, d, kept, 1, u, g * _load_first(before, u, H - u) * r * (one - r))
 
 
 @inline
-def _lstm_row(trace, first, last, dh, gates, after, before, carried, d):
-    V, W, H, P = lanes(d), PANEL * lanes(d), trace.hidden, trace.padded
+def _lstm_row(trace, first, last, dh, gates, after, before, carried, d, kept):
+    V, W, P = lanes(d), PANEL * lanes(d), trace.padded
     one = splat(d, 1.0)
     for u in range(first, last, V):
-        at, rest, at_m = u // W * 4 * W + u % W, H - u, load(dh, u)
+        at, at_m = u // W * 4 * W + u % W, load(dh, u)
         i, f, g, o = load(gates, at), load(gates, at + W), load(gates, at + 2 * W), load(gates, at + 3 * W)
         squashed = gate_tanh(load(after, u))
         do = at_m * squashed * o * (one - o)
@@ -137,10 +168,10 @@ def _lstm_row(trace, first, last, dh, gates, after, before, carried, d):
         if trace.peepholes:
             dc_before = dc_before + di * load(trace.peephole, u) + df * load(trace.peephole, P + u)
         store(carried, u, dc_before)
-        store_n(d, u, di, rest)
-        store_n(d, H + u, df, rest)
-        store_n(d, 2 * H + u, dc * i * (one - g * g), rest)
-        store_n(d, 3 * H + u, do, rest)
+        _put(trace, d, kept, 0, u, di)
+        _put(trace, d, kept, 1, u, df)
+        _put(trace, d, kept, 2, u, dc * i * (one - g * g))
+        _put(trace, d, kept, 3, u, do)
 
 
 @inline
@@ -161,18 +192,74 @@ def _time(trace, n):
 
 
 @inline
+def _now(trace, n, i):
+    """The gradients at the gates of row i of the batch at the n-th step back."""
+    at = n % trace.together
+    if not trace.backwards:
+        at = trace.together - 1 - at
+    return offset(trace.now, ((n // trace.together % 2 * trace.together + at) * trace.batch + i) * trace.width)
+
+
+@inline
+def _kept(trace, row):
+    """Where those of a row are kept."""
+    return offset(trace.d, row * (PANEL * lanes(trace.d)))
+
+
+@inline
 def _through_state(trace, n, first, last, first_block, last_block):
     """dh of rows and state blocks from the gates of the (n-1)-th step back."""
     if n == 0:
         return
-    t = _time(trace, n - 1)
-    m = min(last, read(trace.counts, t)) - first
-    if m > 0:
-        d, gates = offset(trace.d, (read(trace.offsets, t) + first) * trace.d_width), trace.gates * trace.hidden
+    if trace.features and (n % trace.together == 0 or n == trace.steps):
+        _through_input(trace, (n - 1) // trace.together * trace.together, n, first, last, first_block, last_block)
+    m = min(last, read(trace.counts, _time(trace, n - 1))) - first
+    if m > 0 and (n < trace.steps or trace.to_first):
+        d, gates = _now(trace, n - 1, first), trace.gates * trace.hidden
         if trace.mode == RESET_FIRST:  # n has been through
             d, gates = offset(d, trace.hidden), 2 * trace.hidden
         dh = offset(trace.dh, first * trace.state + first_block * PANEL * lanes(d))
-        product(d, trace.d_width, m, gates, trace.w_h, first_block, last_block, dh, trace.state)
+        product(d, trace.width, m, gates, trace.w_h, first_block, last_block, dh, trace.state)
+
+
+@inline
+def _through_input(trace, low, high, first, last, first_block, last_block):
+    """The gradient at the input of steps low to high - 1 back, for a range of rows and a share of the columns."""
+    if last - first == trace.batch and read(trace.counts, trace.steps - 1) == trace.batch:  # then these rows follow one another
+        n = low if trace.backwards else high - 1
+        _columns_of_input(trace, n, read(trace.offsets, _time(trace, n)), ZERO, (high - low) * trace.batch, first_block, last_block)
+        return
+    for n in range(low, high):
+        t = _time(trace, n)
+        m = min(last, read(trace.counts, t)) - first
+        if m > 0:
+            _columns_of_input(trace, n, read(trace.offsets, t) + first, first, m, first_block, last_block)
+
+
+@inline
+def _columns_of_input(trace, n, row, first, m, first_block, last_block):
+    """dx's rows from ``row`` on, from the gates of row ``first`` of the batch at the n-th step back and what follows."""
+    W, gates = PANEL * lanes(trace.now), trace.gates * trace.hidden
+    blocks, panels = trace.state // W, trace.features // W
+    low, high, rest = first_block * panels // blocks, last_block * panels // blocks, trace.features - panels * W
+    d, dx, D = offset(_now(trace, n, first), trace.hidden if _is_gru(trace) else 0), offset(trace.dx, row * trace.features), trace.width
+    product(d, D, m, gates, trace.w_x, low, high, offset(dx, low * W), trace.features)
+    if rest and last_block == blocks:
+        dx, i = offset(dx, panels * W), 0
+        while i < m:
+            at, to = offset(d, i * D), offset(dx, i * trace.features)
+            if i + TILE_ROWS <= m:
+                _many_rows(gates, at, D, 1, trace.w_x_rest, trace.w_x_row, to, trace.features, ZERO, rest, False)
+                i += TILE_ROWS
+            elif i + 8 <= m:
+                _eight_rows(gates, at, D, 1, trace.w_x_rest, trace.w_x_row, to, trace.features, ZERO, rest, False)
+                i += 8
+            elif i + 4 <= m:
+                _four_rows(gates, at, D, 1, trace.w_x_rest, trace.w_x_row, to, trace.features, ZERO, rest, False)
+                i += 4
+            else:
+                _one_row(gates, at, D, 1, trace.w_x_rest, trace.w_x_row, to, trace.features, ZERO, rest, False)
+                i += 1
 
 
 @inline
@@ -202,19 +289,19 @@ def _retreat(trace, n, first, last, first_block, last_block):
     if 0 <= last_t < trace.steps:
         there, there_row = read(trace.counts, last_t), read(trace.offsets, last_t)
     if trace.mode == RESET_FIRST:
-        _retreat_reset_first(trace, first, end, here, there, there_row)
+        _retreat_reset_first(trace, n, first, end, here, there, there_row)
         return
     u, v = first_block * W, min(last_block * W, trace.hidden)
     for i in range(first, end):
         dh, carried, before = offset(source, i * length), offset(trace.carried, i * padded), _before(trace, i, there, there_row)
-        gates, kept = offset(trace.kept_gates, (here + i) * trace.gates * padded), offset(trace.kept, (here + i) * padded)
-        d = offset(trace.d, (here + i) * trace.d_width)
+        gates, inner = offset(trace.kept_gates, (here + i) * trace.gates * padded), offset(trace.kept, (here + i) * padded)
+        d, kept = _now(trace, n, i), _kept(trace, here + i)
         if trace.mode == LSTM:
-            _lstm_row(trace, u, v, dh, gates, kept, before, carried, d)
+            _lstm_row(trace, u, v, dh, gates, inner, before, carried, d, kept)
         elif trace.mode == GRU:
-            _gru_row(trace, u, v, dh, gates, kept, before, carried, d)
+            _gru_row(trace, u, v, dh, gates, inner, before, carried, d, kept)
         else:
-            _elman_row(trace, u, v, dh, gates, d)
+            _elman_row(trace, u, v, dh, gates, d, kept)
 
 
 @inline
@@ -230,18 +317,91 @@ def _add(target, source, start, end):
 
 
 @inline
-def _retreat_reset_first(trace, first, end, here, there, there_row):
+def _retreat_reset_first(trace, n, first, end, here, there, there_row):
     padded, state, width = trace.padded, trace.state, trace.gates * trace.padded
-    gates, d = offset(trace.kept_gates, here * width), offset(trace.d, here * trace.d_width)
+    gates, d = offset(trace.kept_gates, here * width), _now(trace, n, 0)
     for i in range(first, end):
-        before, carried = _before(trace, i, there, there_row), offset(trace.carried, i * padded)
-        _reset_row(trace, offset(trace.dh, i * state), offset(gates, i * width), before, carried, offset(d, i * trace.d_width))
+        before, carried, at = _before(trace, i, there, there_row), offset(trace.carried, i * padded), offset(gates, i * width)
+        _reset_row(trace, offset(trace.dh, i * state), at, before, carried, offset(d, i * trace.width), _kept(trace, here + i))
     if end > first:
-        product(offset(d, first * trace.d_width), trace.d_width, end - first, trace.hidden, trace.w_r, ZERO, padded // (PANEL * lanes(d)),
+        product(offset(d, first * trace.width), trace.width, end - first, trace.hidden, trace.w_r, ZERO, padded // (PANEL * lanes(d)),
                 offset(trace.scratch, first * padded), padded)
     for i in range(first, end):
-        before, carried = _before(trace, i, there, there_row), offset(trace.carried, i * padded)
-        _after_reset_row(trace, offset(trace.scratch, i * padded), offset(gates, i * width), before, carried, offset(d, i * trace.d_width))
+        before, carried, at = _before(trace, i, there, there_row), offset(trace.carried, i * padded), offset(gates, i * width)
+        _after_reset_row(trace, offset(trace.scratch, i * padded), at, before, carried, offset(d, i * trace.width), _kept(trace, here + i))
+
+
+# ------------------------------------------------------------------------------------------------ before the first step and after the last
+@inline
+def _turned_chunk(slot, chunk, w, w_row, w_col, columns, first, k, out):
+    """Panel ``chunk`` of w's columns: rows first to k - 1, then those before them."""
+    W = PANEL * lanes(w)
+    source, panel, count = offset(w, chunk * W * w_col), offset(out, chunk * W * k), columns - chunk * W
+    pack_panel(offset(source, first * w_row), w_row, w_col, k - first, count, panel)
+    if first > 0:
+        pack_panel(source, w_row, w_col, first, count, offset(panel, (k - first) * W))
+
+
+@inline
+def _pack_turned(pool, w, w_row, w_col, columns, first, k, out):
+    """A weight (k, columns) to panels for the product of its rows' gradients, which begin with row ``first``."""
+    W = PANEL * lanes(w)
+    parallel_for(pool if k * columns > RECURRENT_MOVED else 0, _turned_chunk, (columns + W - 1) // W,
+                 (w, w_row, w_col, columns, first, k, out))
+
+
+@inline
+def _prepare(pool, trace, w_x, w_h, w_r, peephole):
+    """What the steps read of weights."""
+    hidden, W = trace.hidden, PANEL * lanes(trace.d)
+    rows, size = trace.gates * hidden, w_h.itemsize
+    row, column, w = w_h.strides[0] // size, w_h.strides[1] // size, pointer(w_h)
+    if trace.mode == RESET_FIRST:
+        _pack_turned(pool, w, row, column, trace.output, ZERO, 2 * hidden, trace.w_h)
+        _pack_turned(pool, offset(w, 2 * hidden * row), row, column, trace.output, ZERO, hidden, trace.w_r)
+    elif trace.steps > 1 or trace.to_first:
+        first = 2 * hidden if trace.mode == GRU else ZERO
+        _pack_turned(pool, w, row, column, trace.output, first, rows, trace.w_h)
+    if trace.projection > 0:
+        _pack_turned(pool, pointer(w_r), w_r.strides[0] // size, w_r.strides[1] // size, hidden, ZERO, trace.output, trace.w_r)
+    if trace.features:
+        whole, row = trace.features // W * W, w_x.strides[0] // size
+        if whole:
+            _pack_turned(pool, pointer(w_x), row, w_x.strides[1] // size, whole, ZERO, rows, trace.w_x)
+    if trace.peepholes:
+        for i in range(3):
+            for u in range(trace.padded):
+                write(trace.peephole, i * trace.padded + u, peephole[i * hidden + u] if u < hidden else peephole.dtype.type(0))
+
+
+@inline
+def _fill(rows, states, k, order, batch, size):
+    """Rows of ``size`` elements: states[k]'s in order; empty: zeros."""
+    for i in range(batch):
+        if states.shape[0]:
+            fill_row(offset(rows, i * size), states[k], read(order, i), size)
+        else:
+            fill_row(offset(rows, i * size), states[:, :, 0], ZERO, size)
+
+
+@inline
+def _begin(trace, k, order, before, dh_n, dc_n):
+    _fill(trace.before, before, k, order, trace.batch, trace.padded)
+    _fill(trace.dh, dh_n, k, order, trace.batch, trace.state)
+    _fill(trace.carried, dc_n, k, order, trace.batch, trace.padded)
+
+
+@inline
+def _end(trace, k, order, dh0, dc0):
+    """The first states' gradients, where they are wanted."""
+    for i in range(trace.batch):
+        row, dh, carried = read(order, i), offset(trace.dh, i * trace.state), offset(trace.carried, i * trace.padded)
+        if dh0.shape[0]:
+            if _is_gru(trace):
+                _add(dh, carried, ZERO, trace.output)
+            copy(dh, offset(pointer(dh0[k]), row * trace.output), ZERO, trace.output)
+        if dc0.shape[0]:
+            copy(carried, offset(pointer(dc0[k]), row * trace.hidden), ZERO, trace.hidden)
 
 
 # ------------------------------------------------------------------------------------------------ the entry point
@@ -252,15 +412,14 @@ def _rows_chunk(slot, chunk, directions, forwards, backwards, rows):
     last = min(first + rows, trace.batch)
     for n in range(trace.steps):
         _retreat(trace, n, first, last, ZERO, trace.padded // W)
-    if trace.to_first:
-        _through_state(trace, trace.steps, first, last, ZERO, trace.state // W)
+    _through_state(trace, trace.steps, first, last, ZERO, trace.state // W)
 
 
 @inline
 def _member(slot, member, members, trace, blocks, parts, words):
     """What a thread of a team does; as in numba_sequence.py."""
     last = trace.padded // (PANEL * lanes(trace.d))
-    for n in range(trace.steps + trace.to_first):
+    for n in range(trace.steps + 1):
         for i in range(parts):
             part = place(member, members, parts, i, n)
             if take(words, part, n):
@@ -273,21 +432,27 @@ def _member(slot, member, members, trace, blocks, parts, words):
         wait_for_all(words, parts, n)
 
 
-@kernel("i i i i i i i i i i i i L1 L1 L2 R2 R2 R2 R2 R2 R2 R2 R2 W2 W2 W2 W2 W2")
-def backward(pool, slots, mode, split_units, chunk, to_first, backwards, gates, hidden, output, projection, peepholes,
-             counts, offsets, words, w_h, w_r, peephole, kept_gates, kept, before, y, dy, dh, carried, d, into, scratch):
-    """A layer of one or two directions, which are the rows of all arrays but y and dy, and share these's columns.
+@kernel("i i i i i i i i i i i i i i L1 L1 L1 L1 L2 W1 R2 R2 R2 R1 R2 R2 R2 R1 R3 R2 R2 R2 R2 R3 R3 W2 W2 W2 W3 W3")
+def backward(pool, slots, mode, split_units, chunk, together, features, backwards, directions, gates, hidden, output, projection, peepholes,
+             counts, offsets, order, places, words, memory, w_x, w_h, w_r, peephole, w_x_back, w_h_back, w_r_back, peephole_back,
+             before, kept_gates, kept, y, dy, dh_n, dc_n, d, into, dx, dh0, dc0):
+    """A layer of one or two directions, which are the first axis of all arrays but weights, y and dy, and share these's columns.
 
-    backwards: 1 where there is one direction, and it is the backward one. chunk: rows to a chunk, or unit blocks where
-    ``split_units``. words: a team's for each direction, zeros. The arrays' rows are as in Trace. dh and carried go in as the
-    gradients of the last states, and come out as those of the first where ``to_first`` (gru: their sum is that).
+    features: the input's, 0 where its gradient is not wanted. backwards: 1 where there is one direction, and it is the backward one.
+    chunk: rows to a chunk, or unit blocks where ``split_units``. together: as in Trace. words: a team's for each direction, zeros.
+    memory: scratch, of which ``places`` says where what is (places_of in numba_layer_gradient.py). before: lstm's first cell states,
+    gru's first states; dh_n, dc_n: the last states' gradients; empty ones count as zeros. d, dh0, dc0: empty where they are not wanted.
     """
-    forwards = back = _trace(ZERO, backwards, mode, to_first, gates, hidden, output, projection, peepholes, counts, offsets,
-                                  w_h, w_r, peephole, kept_gates, kept, before, y, dy, dh, carried, d, into, scratch)
-    directions = w_h.shape[0]
+    forwards = back = _trace(ZERO, backwards, mode, together, features, gates, hidden, output, projection, peepholes, counts, offsets,
+                             places, memory, kept_gates, kept, y, dy, d, into, dx, dh0, w_x)
+    at_order = pointer(order)
+    _prepare(pool, forwards, w_x, w_h, w_r, peephole)
+    _begin(forwards, ZERO, at_order, before, dh_n, dc_n)
     if directions == 2:
-        back = _trace(ZERO + 1, 1, mode, to_first, gates, hidden, output, projection, peepholes, counts, offsets,
-                           w_h, w_r, peephole, kept_gates, kept, before, y, dy, dh, carried, d, into, scratch)
+        back = _trace(ZERO + 1, 1, mode, together, features, gates, hidden, output, projection, peepholes, counts, offsets, places, memory,
+                      kept_gates, kept, y, dy, d, into, dx, dh0, w_x_back)
+        _prepare(pool, back, w_x_back, w_h_back, w_r_back, peephole_back)
+        _begin(back, ZERO + 1, at_order, before, dh_n, dc_n)
     if split_units:
         for direction in range(directions):
             trace = back if direction == 1 else forwards
@@ -295,16 +460,24 @@ def backward(pool, slots, mode, split_units, chunk, to_first, backwards, gates, 
             parallel_for(pool, _member, slots, (slots, trace, chunk, parts, pointer(words[direction])))
     else:
         parallel_for(pool, _rows_chunk, (counts[0] + chunk - 1) // chunk * directions, (directions, forwards, back, chunk))
+    _end(forwards, ZERO, at_order, dh0, dc0)
+    if directions == 2:
+        _end(back, ZERO + 1, at_order, dh0, dc0)
 
 
 @inline
-def _trace(k, backwards, mode, to_first, gates, hidden, output, projection, peepholes, counts, offsets,
-           w_h, w_r, peephole, kept_gates, kept, before, y, dy, dh, carried, d, into, scratch):
-    size, at_gates = d.itemsize, pointer(d[k])
-    d_width = (gates + 1 if mode == GRU or mode == RESET_FIRST else gates) * hidden
+def _trace(k, backwards, mode, together, features, gates, hidden, output, projection, peepholes, counts, offsets, places, memory,
+           kept_gates, kept, y, dy, d, into, dx, dh0, w_x):
+    size, base = y.itemsize, pointer(memory)
+    padded, width = up_to_block(hidden, base), (gates + 1 if mode == GRU or mode == RESET_FIRST else gates) * hidden
+    at = (places[2 * TO_STATE + k], places[2 * TO_INPUT + k], places[2 * INNER + k], places[2 * PEEPHOLES + k],
+          places[2 * BEFORE + k], places[2 * DH + k], places[2 * CARRIED + k], places[2 * GATES_NOW + k], places[2 * WITHIN + k])
+    rest = features // (PANEL * lanes(base)) * (PANEL * lanes(base))
+    rows, to_first = d.shape[1] // (width // hidden * padded), 1 if dh0.shape[0] else 0
     return Trace(
-        mode, backwards, gates, hidden, up_to_block(hidden, at_gates), output, up_to_block(output, at_gates), projection, peepholes,
-        counts[0], counts.shape[0], to_first, pointer(counts), pointer(offsets), pointer(w_h[k]), pointer(w_r[k]), pointer(peephole[k]),
-        pointer(kept_gates[k]), pointer(kept[k]), pointer(before[k]), offset(pointer(y), k * output), y.strides[0] // size,
-        offset(pointer(dy), k * output), dy.strides[0] // size, pointer(dh[k]), pointer(carried[k]), at_gates, d_width,
-        pointer(into[k]), pointer(scratch[k]))
+        mode, backwards, gates, hidden, padded, output, up_to_block(output, base), projection, peepholes, counts[0], counts.shape[0],
+        to_first, pointer(counts), pointer(offsets), offset(base, at[0]), offset(base, at[1]), offset(pointer(w_x), rest),
+        w_x.strides[0] // size, features, offset(base, at[2]), offset(base, at[3]), pointer(kept_gates[k]), pointer(kept[k]),
+        offset(base, at[4]), offset(pointer(y), k * output), y.strides[0] // size, offset(pointer(dy), k * output), dy.strides[0] // size,
+        offset(base, at[5]), offset(base, at[6]), offset(base, at[7]), together, width, pointer(d[k]), rows * PANEL * lanes(base),
+        pointer(into[k]), pointer(dx[k]), offset(base, at[8]))

@@ -72,13 +72,19 @@ def up_to_block(units, lanes) -> int:
     return blocks_of(units, lanes) * PANEL * lanes
 
 
-def plan_of(params, batch, steps, char) -> Plan:
+def plan_of(params, batch, steps, char, team=None) -> Plan:
+    """team: the threads that there are; None: the present ones."""
     step = batch * params.output * GATES[params.mode] * params.hidden
-    pool, slots = parallel.team() if step * steps > thresholds.MULTIPLY_ADDS else (0, 1)
+    pool, slots = (team or parallel.team()) if step * steps > thresholds.MULTIPLY_ADDS else (0, 1)
     reset_first = params.mode == "gru" and not params.linear_before_reset
     code = RESET_FIRST if reset_first else CODES[params.mode]
     return _plan(code, GATES[params.mode], params.hidden, params.projection, params.directions, batch, steps, LANES[char],
                  pool, slots, step > thresholds.STEP_MULTIPLY_ADDS, step >= thresholds.TEAM_MULTIPLY_ADDS)
+
+
+def plan_of_cell(mode, batch, hidden, char) -> Plan:
+    """Of a single step, by one thread."""
+    return _plan(CODES[mode], GATES[mode], hidden, 0, 1, batch, 1, LANES[char], 0, 1, False, False)
 
 
 @lru_cache(maxsize=256)

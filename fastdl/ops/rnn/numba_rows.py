@@ -82,7 +82,7 @@ def put_back(states, rows, out):
 
 def states_before(values, start, rows, direction):
     """Of values of all rows, for each row those of the step before; start's (in order; None: zeros) where there is none."""
-    out = recycled(values.size, values.dtype).reshape(values.shape)
+    out = recycled(values.shape, values.dtype)
     if rows.where is None:
         cut = rows.batch if direction == 0 else rows.total - rows.batch
         if direction == 0:
