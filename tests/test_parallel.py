@@ -1,5 +1,6 @@
 """The thread pool: right from any thread, after a fork, nested, beside torch's; the same bits for any number of threads."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -60,6 +61,21 @@ def test_every_chunk_runs_once(n, threads):
         y[:] = np.nan
         squares["d"](parallel.pool(), x, y)
         np.testing.assert_array_equal(y, x * x)
+
+
+def test_every_chunk_runs_once_where_the_count_of_jobs_begins_again():
+    squares["d"](parallel.pool(), *np.zeros((2, 5)))
+    address, threads = parallel.team()
+    job = ctypes.c_int64.from_address(address + 8 * parallel._JOB)
+    for thread in range(threads):  # three chunks of job 0 done, the first time around
+        ctypes.c_int64.from_address(address + 8 * (parallel._CURSORS + 8 * thread)).value = 3
+    job.value = 0x7FFFFFFF
+    x, y = np.arange(10, dtype=float), np.empty(10)
+    for number in range(3):
+        y[:] = np.nan
+        squares["d"](parallel.pool(), x, y)
+        np.testing.assert_array_equal(y, x * x)
+        assert job.value == number
 
 
 def test_nested_calls_run_serially():

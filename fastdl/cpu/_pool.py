@@ -3,6 +3,13 @@
 A job is open from when its fields are written until its chunks are gone. A worker first counts itself into ACTIVE, then
 looks whether the job is open, and only then reads the fields; the caller closes the job, then waits until ACTIVE is 0,
 and only then writes new fields. So a worker that sees an open job sees one that cannot change under it.
+
+A thread begins with chunks of its own, the same part of the whole in every job: what it wrote in the last job, or read in the last call,
+is in its cache still. Only then it takes those that others have not begun. Where two cores share no cache that counts for much: relu of
+4 MB took 65 us on two such cores with chunks handed out to whoever comes first, 40 with chunks of their own.
+
+How far a part is done stands in its thread's cursor, in a cache line of its own: the job's number in the upper half, the chunks taken in
+the lower. A cursor with another job's number says that none is, so nobody has to set it back.
 """
 
 from __future__ import annotations
@@ -16,13 +23,29 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .atomics import atomic_add, atomic_load, atomic_store, call_chunk, compare_exchange, cycles, pause
+from .atomics import atomic_add, atomic_load, atomic_store, call_chunk, compare_exchange, cycles, pause, release_store
 from .jit import callback, code_of_result, inline
-from .parallel import _ACTIVE, _CONTEXT, _COUNT, _EPOCH, _FUNCTION, _LOCK, _NEXT, _OPEN, _SLEEPERS, _SLOTS, _SPIN, _STOP
+from .parallel import (
+    _ACTIVE,
+    _CONTEXT,
+    _COUNT,
+    _CURSORS,
+    _EPOCH,
+    _FUNCTION,
+    _JOB,
+    _LOCK,
+    _OPEN,
+    _SLEEPERS,
+    _SLOTS,
+    _SPIN,
+    _STOP,
+    _THREADS,
+)
 
 _LINUX = sys.platform.startswith("linux")
 _FUTEX = {"x86_64": 202, "aarch64": 98}.get(platform.machine(), 0)
 _WAIT, _WAKE = 128, 129  # FUTEX_WAIT_PRIVATE, FUTEX_WAKE_PRIVATE
+_LOWER, _JOBS = 0xFFFFFFFF, 0x7FFFFFFF
 _SPIN_SECONDS = 300e-6  # a stream of calls this far apart finds the workers awake; waking one costs 40 to 100 us
 
 _syscall = types.ExternalFunction("syscall", types.int64(*[types.int64] * 7))
@@ -56,11 +79,19 @@ def _take_chunks(state, slot):
     function = atomic_load(state + 8 * _FUNCTION)
     context = atomic_load(state + 8 * _CONTEXT)
     count = atomic_load(state + 8 * _COUNT)
-    while True:
-        i = atomic_add(state + 8 * _NEXT, 1)
-        if i >= count:
-            return
-        call_chunk(function, context, slot, i)
+    job = atomic_load(state + 8 * _JOB)
+    parts = min(count, atomic_load(state + 8 * _THREADS))
+    for turn in range(parts):
+        part = (slot + turn) % parts
+        first, end = (part * count + parts - 1) // parts, ((part + 1) * count + parts - 1) // parts
+        cursor = state + 8 * (_CURSORS + 8 * part)
+        while True:
+            found = atomic_load(cursor)
+            taken = found & _LOWER if found >> 32 == job else 0
+            if first + taken >= end:
+                break
+            if compare_exchange(cursor, found, (job << 32) + taken + 1):
+                call_chunk(function, context, slot, first + taken)
 
 
 @callback(types.void(types.int64, types.int64, types.int64, types.int64), "fastdl.cpu.pool_run")
@@ -70,10 +101,14 @@ def pool_run(state, function, context, count):
         for i in range(count):  # somebody else is at it, or this is a chunk
             call_chunk(function, context, 0, i)
         return
-    atomic_store(state + 8 * _FUNCTION, function)
-    atomic_store(state + 8 * _CONTEXT, context)
-    atomic_store(state + 8 * _COUNT, count)
-    atomic_store(state + 8 * _NEXT, 0)
+    release_store(state + 8 * _FUNCTION, function)
+    release_store(state + 8 * _CONTEXT, context)
+    release_store(state + 8 * _COUNT, count)
+    job = (atomic_load(state + 8 * _JOB) + 1) & _JOBS
+    release_store(state + 8 * _JOB, job)
+    if job == 0:  # all over again: no cursor may have a number that comes back
+        for thread in range(atomic_load(state + 8 * _THREADS)):
+            release_store(state + 8 * (_CURSORS + 8 * thread), 0)
     atomic_store(state + 8 * _OPEN, 1)
     atomic_add(state + 8 * _EPOCH, 1)
     if atomic_load(state + 8 * _SLEEPERS) > 0:
@@ -82,7 +117,7 @@ def pool_run(state, function, context, count):
     atomic_store(state + 8 * _OPEN, 0)
     while atomic_load(state + 8 * _ACTIVE) > 0:
         pause()
-    atomic_store(state + 8 * _LOCK, 0)
+    release_store(state + 8 * _LOCK, 0)
 
 
 @callback(types.int64(types.int64), "fastdl.cpu.worker_main")
@@ -120,7 +155,7 @@ def _request_stop(state):
     atomic_store(state + 8 * _STOP, 1)
     atomic_add(state + 8 * _EPOCH, 1)
     _wake(state, 1 << 30)
-    atomic_store(state + 8 * _LOCK, 0)
+    release_store(state + 8 * _LOCK, 0)
 
 
 @callback(types.int64(), "fastdl.cpu.cycles_now")

@@ -1,6 +1,6 @@
 """Atomic reads and writes of 64-bit words, a spin pause and the machine's cycle counter, for Numba code.
 
-Words are named by address: ``base + 8 * index`` of a block of int64. Every operation is sequentially consistent.
+Words are named by address: ``base + 8 * index`` of a block of int64. Every operation but ``release_store`` is sequentially consistent.
 """
 
 from __future__ import annotations
@@ -32,6 +32,16 @@ def atomic_load(typingctx, address):
 def atomic_store(typingctx, address, value):
     def codegen(context, builder, signature, args):
         builder.store_atomic(args[1], _word(builder, args[0]), "seq_cst", 8)
+
+    return types.void(types.int64, types.int64), codegen
+
+
+@intrinsic
+def release_store(typingctx, address, value):
+    """A write that whoever sees it sees with all before it; on x86 a plain one, where atomic_store holds up all that follows."""
+
+    def codegen(context, builder, signature, args):
+        builder.store_atomic(args[1], _word(builder, args[0]), "release", 8)
 
     return types.void(types.int64, types.int64), codegen
 

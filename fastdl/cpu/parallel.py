@@ -25,14 +25,14 @@ _RUN = 0  # address of pool_run
 _LOCK = 8  # 1 while a caller owns the pool
 _OPEN = 16  # 1 while chunks of the current job may be taken
 _ACTIVE = 24  # workers inside the current job
-_NEXT = 32  # the next chunk
-_FUNCTION, _CONTEXT, _COUNT = 40, 41, 42  # the job
+_FUNCTION, _CONTEXT, _COUNT, _JOB = 40, 41, 42, 43  # the job, and its number
 _EPOCH = 48  # counts jobs: what spinning and sleeping workers watch
 _SLEEPERS = 56
 _STOP = 64
 _SPIN = 65  # cycles that a worker spins before it sleeps
+_THREADS = 66  # the caller included
 _SLOTS = 72  # the next worker's number
-_WORDS = 80
+_CURSORS = 80  # of each thread, a line: how many of its chunks are taken
 
 _ALONE = (0, 1)
 
@@ -100,12 +100,12 @@ def _start() -> tuple[int, int]:
         n = get_num_threads()
         if n == 1:
             return _ALONE
-        block = np.zeros(_WORDS + 8, np.int64)
+        block = np.zeros(_CURSORS + 8 * (n + 1), np.int64)
         address = block.ctypes.data
         address += -address % 64
         state = block[(address - block.ctypes.data) // 8 :]
         state[_RUN] = pool_run.address
-        state[_SPIN] = calibrate()
+        state[_SPIN], state[_THREADS] = calibrate(), n
         library = ctypes.CDLL(None)
         for _ in range(n - 1):
             handle = ctypes.c_size_t()

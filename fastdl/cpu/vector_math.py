@@ -15,6 +15,8 @@ reference of 80 bits or more; infinities, NaN and subnormal results are as in th
     log1p      2.0       2.0       log(1 + v) and the rounding of the sum, to first order
     normal     v^2 / 2 + 7  6.0    exp(-v^2 / 2) times a quotient of polynomials in |v|; float64: times a polynomial in 1 / (|v| + 5), the
                                    square's rounding made good
+    gelu       v^2 / 2 + 7  6.5    v times the normal distribution function; float32 with AVX-512, from -7.75 on: max(v, 0) - |v| times a
+                                   polynomial, one for each quarter of |v|
     exp_nonpositive  1.5  1.5      exp's reduction by one addition that rounds; what would be subnormal is 0
     gate_sigmoid  |v| / 25 + 3.1  2.6  1 / (1 + exp(-v)) with that reduction; 0 where it would be below a quarter of the least normal number
     gate_tanh  3.3     2.5         m / (m + 2) with m = exp(2 v) - 1, by the same; -0 becomes 0
@@ -26,8 +28,10 @@ Math. Comp. 36 (1981), for the normal distribution's variable. Polynomials witho
 
 from __future__ import annotations
 
+import math
 import struct
 
+import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic, overload, register_jitable
 
@@ -36,6 +40,7 @@ from .jit import inline
 from .simd import (
     Vector,
     absolute,
+    any_lane,
     bits,
     copysign,
     fma,
@@ -435,3 +440,77 @@ def _normal64(v):
 
 
 normal = _by_width("normal", "(the normal distribution function, exp(-v * v / 2)) of each lane; one exp serves both.", _normal32, _normal64)
+
+
+# ------------------------------------------------------------------------------------------------ gelu
+# v times the normal distribution function, that is max(v, 0) - |v| times the function at -|v|. Where a register holds sixteen numbers,
+# two hold a coefficient for each of 32 segments of |v|, a quarter wide, and polynomials of the sixth degree do without an exponential
+# and a division: 8.3 cycles a vector on a Zen 5 core, 12.6 without. Seven look-ups and seven multiply-adds share two units there.
+_SEGMENT, _SEGMENTS, _DEGREE = 0.25, 32, 6
+_GELU_END = _SEGMENT * (_SEGMENTS - 1)  # the last one's middle
+
+
+def _tail_coefficients(middle):
+    """Of the polynomial in a - middle that is erfc(a / sqrt(2)) / 2 up to the least relative error, the mean at Chebyshev points."""
+    t = _SEGMENT / 2 * np.cos(np.pi * (np.arange(64) + 0.5) / 64)
+    exact = np.array([math.erfc((middle + at) * math.sqrt(0.5)) / 2 for at in t])
+    powers = np.vander(t / _SEGMENT, _DEGREE + 1, increasing=True)
+    return np.linalg.lstsq(powers / exact[:, None], np.ones(64))[0] / _SEGMENT ** np.arange(_DEGREE + 1)
+
+
+_TAILS = np.transpose([_tail_coefficients(_SEGMENT * s) for s in range(_SEGMENTS)])
+
+
+def _by_segment(values):
+    """A function of m: for each lane the one of 32 values that the last five of its bits say, from two registers of sixteen."""
+
+    @intrinsic
+    def look_up(typingctx, m):
+        def codegen(context, builder, signature, args):
+            wide, single = ir.VectorType(ir.IntType(32), 16), ir.VectorType(ir.FloatType(), 16)
+            function = _function(builder, "llvm.x86.avx512.vpermi2var.ps.512", single, [single, wide, single])
+            low, high = (ir.Constant(single, [float(v) for v in some]) for some in (values[:16], values[16:]))
+            index = builder.bitcast(args[0], ir.VectorType(ir.IntType(32), m.lanes))
+            parts = [builder.call(function, [low, part, high]) for part in _in_parts(builder, index, 16)]
+            return _joined(builder, parts)
+
+        return m(m), codegen
+
+    return look_up
+
+
+def _in_parts(builder, vector, lanes):
+    count = vector.type.count
+    return [vector] if count == lanes else [
+        builder.shuffle_vector(vector, vector, ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(range(i, i + lanes))))
+        for i in range(0, count, lanes)]
+
+
+def _joined(builder, parts):
+    while len(parts) > 1:
+        width = 2 * parts[0].type.count
+        both = ir.Constant(ir.VectorType(ir.IntType(32), width), list(range(width)))
+        parts = [builder.shuffle_vector(a, b, both) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+    return parts[0]
+
+
+_t0, _t1, _t2, _t3, _t4, _t5, _t6 = map(_by_segment, _TAILS)
+
+
+@register_jitable
+def _gelu_by_exp(v):
+    return v * normal(v)[0]
+
+
+def _gelu32_by_table(v):
+    a = smaller(absolute(v), splat(v, _GELU_END))
+    m = a + splat(v, 3145728.0)  # 1.5 * 2^21: the sum's last bits are the segment's number
+    t = a - (m - splat(v, 3145728.0))
+    tail = fma(fma(fma(fma(fma(fma(_t6(m), t, _t5(m)), t, _t4(m)), t, _t3(m)), t, _t2(m)), t, _t1(m)), t, _t0(m))
+    y = fma(-a, tail, larger(v, splat(v, 0.0)))
+    below = v < splat(v, -_GELU_END)
+    return select(below, _gelu_by_exp(v), y) if any_lane(below) else y
+
+
+gelu = _by_width("gelu", "v times the normal distribution function, for each lane.",
+                 _gelu32_by_table if features.register_bits() == features.vector_bits() == 512 else _gelu_by_exp, _gelu_by_exp)

@@ -24,7 +24,8 @@ from .numba_pixels import combine_pixels, normalise_pixels, pixel_moments, pixel
 from .numba_planes import combine_planes, normalise_planes, plane_moments, plane_products
 from .numba_rows import normalise_rows, normalise_rows_gradient
 
-_SEGMENT = 1 << 16  # elements of a segment of pixels
+_SMALL, _SEGMENT = 1 << 14, 1 << 16  # elements of a segment of pixels: small where there would be few to share
+_LEAST_ROWS = 128  # for what follows a segment costs as much as some of them
 _NARROW = 64  # columns; narrower pixels are taken several at a time
 _MOST_PARTS = 64  # of the sums of a weight's gradient over rows
 
@@ -54,8 +55,8 @@ def _memory(x, samples, last=None):
     channels, positions, fold = x.shape[-1], x.size // x.shape[-1] // samples, 1
     while fold * channels < _NARROW and positions % (2 * fold) == 0:
         fold *= 2
-    width = fold * channels
-    return Memory(x.reshape(samples, positions // fold, width), True, x.shape, fold, max(32, _SEGMENT // width))
+    width, segment = fold * channels, min(_SEGMENT, max(_SMALL, x.size // 8))
+    return Memory(x.reshape(samples, positions // fold, width), True, x.shape, fold, max(_LEAST_ROWS, segment // width))
 
 
 def _empty(m: Memory):
@@ -193,7 +194,7 @@ def _rows_gradient(g, x, w, stats, needs):
     """(dx, dw, db), those that are not needed not set."""
     kinds, n = w.shape
     rows, need_w = len(x), needs[1] or needs[2]
-    share = max(-(-rows // _MOST_PARTS), _SEGMENT // 4 // n, 1)
+    share = max(-(-rows // _MOST_PARTS), _SMALL // n, 1)
     dx = np.empty(x.shape if needs[0] else (0, 0), x.dtype)
     parts = np.empty((-(-rows // share) if need_w else 0, 2 * kinds, n), x.dtype)
     pool = parallel.pool() if x.size > FUNCTIONS else 0

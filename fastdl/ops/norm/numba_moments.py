@@ -83,18 +83,25 @@ def _merge_chunk(slot, unit, parts, plane, samples, segments, columns, rows, pos
     sample, group = unit // groups, unit % groups
     base = sample * segments * columns + group * wide
     total = np.float64(positions * wide)
-    mean = 0.0
-    for s in range(segments):
-        weight = np.float64(min(rows, positions // fold - s // fold * rows))
-        for c in range(base + s * columns, base + s * columns + wide):
-            mean += weight * (np.float64(read(parts, c)) + np.float64(read(parts, plane + c)))
+    mean, squares = 0.0, 0.0
+    left, k = positions // fold, base
+    for _ in range(0, segments, fold):
+        weight = np.float64(min(rows, left))
+        for _ in range(fold):
+            for c in range(k, k + wide):
+                mean += weight * (np.float64(read(parts, c)) + np.float64(read(parts, plane + c)))
+            k += columns
+        left -= rows
     mean /= total
-    squares = 0.0
-    for s in range(segments):
-        weight = np.float64(min(rows, positions // fold - s // fold * rows))
-        for c in range(base + s * columns, base + s * columns + wide):
-            away = np.float64(read(parts, c)) + np.float64(read(parts, plane + c)) - mean
-            squares += np.float64(read(parts, 2 * plane + c)) + weight * (away * away)
+    left, k = positions // fold, base
+    for _ in range(0, segments, fold):
+        weight = np.float64(min(rows, left))
+        for _ in range(fold):
+            for c in range(k, k + wide):
+                away = np.float64(read(parts, c)) + np.float64(read(parts, plane + c)) - mean
+                squares += np.float64(read(parts, 2 * plane + c)) + weight * (away * away)
+            k += columns
+        left -= rows
     shift = number(parts, mean)
     lost, inverse = mean - np.float64(shift), inverse_root(squares / total, eps)
     at = samples * groups

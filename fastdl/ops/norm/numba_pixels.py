@@ -1,7 +1,7 @@
 """Statistics of pixels (samples, positions, channels), and their normalisation: vectors along the channels.
 
 A segment of positions, few enough for L2, is the unit of work; its sums are rows of scratch memory that stay in L1. Rows are taken
-in pairs, so that a sum is loaded and stored half as often.
+eight at a time, so that a sum, or what a column is multiplied by and added to, is loaded once for eight of them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from ...cpu._pool import parallel_for
 from ...cpu.jit import inline, kernel
 from ...cpu.simd import fma, lanes, load, load_n, number, offset, pointer, read, splat, store, store_n, write
 
+GROUP = 8  # rows
+
 
 @inline
 def _clear(p, count):
@@ -20,60 +22,52 @@ def _clear(p, count):
 
 
 @inline
+def _column(x, j, left):
+    """A vector of a row, or the ``left`` columns that there are: the branch is always the same but for a row's end."""
+    return load(x, j) if left >= lanes(x) else load_n(x, j, left)
+
+
+@inline
 def _sums(x, n, width, total):
     """total[j] = the sum of n rows; whole vectors."""
-    V, r = lanes(x), 0
+    V = lanes(x)
     _clear(total, width)
-    while r < n:
-        p, j = offset(x, r * width), 0
-        if r + 1 < n:
-            q = offset(p, width)
-            while j + V <= width:
-                store(total, j, load(total, j) + (load(p, j) + load(q, j)))
-                j += V
-            if j < width:
-                store(total, j, load(total, j) + (load_n(p, j, width - j) + load_n(q, j, width - j)))
-        else:
-            while j + V <= width:
-                store(total, j, load(total, j) + load(p, j))
-                j += V
-            if j < width:
-                store(total, j, load(total, j) + load_n(p, j, width - j))
-        r += 2
+    for r in range(0, n, GROUP):
+        p, rows = offset(x, r * width), min(GROUP, n - r)
+        for j in range(0, width, V):
+            left = width - j
+            a, b = load(total, j), splat(x, 0.0)
+            if rows == GROUP:
+                for k in range(0, GROUP, 2):
+                    a, b = a + _column(p, j + k * width, left), b + _column(p, j + (k + 1) * width, left)
+            else:
+                for k in range(rows):
+                    b = b + _column(p, j + k * width, left)
+            store(total, j, a + b)
 
 
 @inline
 def _deviations(x, n, width, shift, total, squares):
     """The sums of x - shift and of its square over n rows."""
-    V, r = lanes(x), 0
+    V = lanes(x)
     _clear(total, width)
     _clear(squares, width)
-    while r < n:
-        p, j = offset(x, r * width), 0
-        if r + 1 < n:
-            q = offset(p, width)
-            while j + V <= width:
-                m = load(shift, j)
-                d, e = load(p, j) - m, load(q, j) - m
-                store(total, j, load(total, j) + (d + e))
-                store(squares, j, fma(d, d, fma(e, e, load(squares, j))))
-                j += V
-            if j < width:
-                m = load(shift, j)
-                d, e = load_n(p, j, width - j) - m, load_n(q, j, width - j) - m
-                store(total, j, load(total, j) + (d + e))
-                store(squares, j, fma(d, d, fma(e, e, load(squares, j))))
-        else:
-            while j + V <= width:
-                d = load(p, j) - load(shift, j)
-                store(total, j, load(total, j) + d)
-                store(squares, j, fma(d, d, load(squares, j)))
-                j += V
-            if j < width:
-                d = load_n(p, j, width - j) - load(shift, j)
-                store(total, j, load(total, j) + d)
-                store(squares, j, fma(d, d, load(squares, j)))
-        r += 2
+    for r in range(0, n, GROUP):
+        p, rows = offset(x, r * width), min(GROUP, n - r)
+        for j in range(0, width, V):
+            left, m = width - j, load(shift, j)
+            a, s, b = load(total, j), load(squares, j), splat(x, 0.0)
+            t = b
+            if rows == GROUP:
+                for k in range(0, GROUP, 2):
+                    d, e = _column(p, j + k * width, left) - m, _column(p, j + (k + 1) * width, left) - m
+                    a, b, s, t = a + d, b + e, fma(d, d, s), fma(e, e, t)
+            else:
+                for k in range(rows):
+                    d = _column(p, j + k * width, left) - m
+                    b, t = b + d, fma(d, d, t)
+            store(total, j, a + b)
+            store(squares, j, s + t)
 
 
 @inline
@@ -84,14 +78,15 @@ def _moments_chunk(slot, chunk, x, positions, width, rows, segments, parts, plan
     total = offset(scratch, slot * 3 * pitch)
     shift, squares = offset(total, pitch), offset(total, 2 * pitch)
     _sums(p, n, width, total)
-    share = splat(x, 1.0 / n)
+    inverse = 1.0 / n
+    share = splat(x, inverse)
     for j in range(0, width, V):
         store(shift, j, load(total, j) * share)
     _deviations(p, n, width, shift, total, squares)
     at = offset(parts, chunk * width)
     for j in range(width):
         deviation, near = np.float64(read(total, j)), np.float64(read(shift, j))
-        lost = deviation / n
+        lost = deviation * inverse
         mean = number(x, near + lost)
         write(at, j, mean)
         write(at, plane + j, near - np.float64(mean) + lost)
@@ -118,14 +113,17 @@ def _normalise_chunk(slot, chunk, x, positions, width, rows, segments, each, coe
     at, n = (sample * positions + first) * width, min(rows, positions - first)
     shift = offset(coefs, sample * width if each else 0)
     scale, add = offset(shift, size), offset(shift, 2 * size)
-    for r in range(n):
-        p, q, j = offset(x, at + r * width), offset(y, at + r * width), 0
-        while j + V <= width:
-            store(q, j, fma(load(p, j) - load(shift, j), load(scale, j), load(add, j)))
-            j += V
-        if j < width:
-            m = width - j
-            store_n(q, j, fma(load_n(p, j, m) - load_n(shift, j, m), load_n(scale, j, m), load_n(add, j, m)), m)
+    for r in range(0, n, GROUP):
+        p, q, rows = offset(x, at + r * width), offset(y, at + r * width), min(GROUP, n - r)
+        for j in range(0, width, V):
+            left = width - j
+            a, b, c = _column(shift, j, left), _column(scale, j, left), _column(add, j, left)
+            if left >= V and rows == GROUP:
+                for k in range(GROUP):
+                    store(q, j + k * width, fma(load(p, j + k * width) - a, b, c))
+            else:
+                for k in range(rows):
+                    store_n(q, j + k * width, fma(load_n(p, j + k * width, left) - a, b, c), left)
 
 
 @kernel("i R3 i R3 W3")
@@ -143,31 +141,26 @@ def _products_chunk(slot, chunk, g, x, positions, width, rows, segments, each, c
     sample, first = chunk // segments, chunk % segments * rows
     at, n = (sample * positions + first) * width, min(rows, positions - first)
     shift, total = offset(coefs, sample * width if each else 0), offset(scratch, slot * 2 * pitch)
-    by_x, r = offset(total, pitch), 0
+    by_x = offset(total, pitch)
     _clear(total, width)
     _clear(by_x, width)
-    while r < n:
-        p, q, j = offset(g, at + r * width), offset(x, at + r * width), 0
-        if r + 1 < n:
-            p2, q2 = offset(p, width), offset(q, width)
-            while j + V <= width:
-                m, u, v = load(shift, j), load(p, j), load(p2, j)
-                store(total, j, load(total, j) + (u + v))
-                store(by_x, j, fma(u, load(q, j) - m, fma(v, load(q2, j) - m, load(by_x, j))))
-                j += V
-            if j < width:
-                k = width - j
-                m, u, v = load_n(shift, j, k), load_n(p, j, k), load_n(p2, j, k)
-                store(total, j, load(total, j) + (u + v))
-                store(by_x, j, fma(u, load_n(q, j, k) - m, fma(v, load_n(q2, j, k) - m, load(by_x, j))))
-        else:
-            while j < width:
-                k = min(V, width - j)
-                u = load_n(p, j, k)
-                store(total, j, load(total, j) + u)
-                store(by_x, j, fma(u, load_n(q, j, k) - load_n(shift, j, k), load(by_x, j)))
-                j += V
-        r += 2
+    for r in range(0, n, GROUP):
+        p, q, rows = offset(g, at + r * width), offset(x, at + r * width), min(GROUP, n - r)
+        for j in range(0, width, V):
+            left = width - j
+            m, a, s, b = _column(shift, j, left), load(total, j), load(by_x, j), splat(x, 0.0)
+            t = b
+            if rows == GROUP:
+                for k in range(0, GROUP, 2):
+                    u, v = _column(p, j + k * width, left), _column(p, j + (k + 1) * width, left)
+                    a, b = a + u, b + v
+                    s, t = fma(u, _column(q, j + k * width, left) - m, s), fma(v, _column(q, j + (k + 1) * width, left) - m, t)
+            else:
+                for k in range(rows):
+                    u = _column(p, j + k * width, left)
+                    b, t = b + u, fma(u, _column(q, j + k * width, left) - m, t)
+            store(total, j, a + b)
+            store(by_x, j, s + t)
     target, j = offset(parts, chunk * width), 0
     while j < width:
         k = min(V, width - j)
@@ -194,15 +187,20 @@ def _combine_chunk(slot, chunk, g, x, positions, width, rows, segments, each, sh
     base = sample * width if each else 0
     shift, by_g = offset(shifts, base), offset(coefs, base)
     by_x, add = offset(by_g, size), offset(by_g, 2 * size)
-    for r in range(n):
-        p, q, t, j = offset(g, at + r * width), offset(x, at + r * width), offset(dx, at + r * width), 0
-        while j + V <= width:
-            store(t, j, fma(load(by_g, j), load(p, j), fma(load(by_x, j), load(q, j) - load(shift, j), load(add, j))))
-            j += V
-        if j < width:
-            m = width - j
-            store_n(t, j, fma(load_n(by_g, j, m), load_n(p, j, m),
-                              fma(load_n(by_x, j, m), load_n(q, j, m) - load_n(shift, j, m), load_n(add, j, m))), m)
+    for r in range(0, n, GROUP):
+        p, q, t = offset(g, at + r * width), offset(x, at + r * width), offset(dx, at + r * width)
+        rows = min(GROUP, n - r)
+        for j in range(0, width, V):
+            left = width - j
+            m, a, b, c = _column(shift, j, left), _column(by_g, j, left), _column(by_x, j, left), _column(add, j, left)
+            if left >= V and rows == GROUP:
+                for k in range(GROUP):
+                    i = j + k * width
+                    store(t, i, fma(a, load(p, i), fma(b, load(q, i) - m, c)))
+            else:
+                for k in range(rows):
+                    i = j + k * width
+                    store_n(t, i, fma(a, load_n(p, i, left), fma(b, load_n(q, i, left) - m, c)), left)
 
 
 @kernel("i R3 R3 i R3 R3 W3")

@@ -6,6 +6,7 @@ are not fused: elu (its exp(x) - 1 keeps its digits here), gelu, softplus, whose
 
 from __future__ import annotations
 
+from ...cpu import vector_math
 from ...cpu.borrowed import absent, contents, create_like, nothing
 from ...cpu.jit import kernel
 from ...cpu.simd import absolute, address, fma, larger, pointer, select, smaller, splat
@@ -45,7 +46,7 @@ def _elu_gradient(g, v, alpha, b):
 
 # ------------------------------------------------------------------------------------------------ gelu
 def _gelu(v, a, b):
-    return v * normal(v)[0]
+    return vector_math.gelu(v)
 
 
 def _gelu_gradient(g, v, a, b):
