@@ -15,8 +15,9 @@ import fastdl.functional as F
 from fastdl import nn
 from fastdl.cpu import narrow
 from fastdl.cpu.blocking import KC, NC
+from fastdl.cpu.dot_tiles import dot_tile, store_scalars
 from fastdl.cpu.jit import kernel
-from fastdl.cpu.microkernel import dot_tile, store_scalars, store_tile
+from fastdl.cpu.microkernel import store_tile
 from fastdl.cpu.picked_rows import STREAM_VECTORS, streamed_rows
 from fastdl.cpu.simd import pointer
 from fastdl.cpu.workspace import workspace

@@ -6,9 +6,10 @@ from assembly import spills_of_loops
 from checker import assert_close
 
 from fastdl.cpu.blocking import HEIGHTS
+from fastdl.cpu.dot_tiles import dot_tile, store_scalars
 from fastdl.cpu.features import vector_bits
 from fastdl.cpu.jit import kernel
-from fastdl.cpu.microkernel import TILE_ROWS, TILE_VECTORS, UNROLL, dot_tile, outer_tile, store_scalars, store_tile
+from fastdl.cpu.microkernel import TILE_ROWS, TILE_VECTORS, UNROLL, outer_tile, store_tile
 from fastdl.cpu.simd import pointer
 from fastdl.ops.conv.numba_direct import correlate
 from fastdl.ops.conv.numba_groups import convolve_groups

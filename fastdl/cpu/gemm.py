@@ -16,10 +16,12 @@ from __future__ import annotations
 
 from ._pool import parallel_for
 from .blocking import KC, MC, NC, tiles_of_heights
+from .dot_tiles import dot_tile, store_scalars
+from .in_place import ROW_BLOCK, four_rows, many_rows, one_row, row_times
 from .jit import always_inline, inline
-from .microkernel import LINE_VECTORS, TILE_ROWS, TILE_VECTORS, UNROLL, asked, dot_tile, outer_tile, row_tile, store_scalars, store_tile
+from .microkernel import LINE_VECTORS, TILE_ROWS, TILE_VECTORS, UNROLL, asked, outer_tile, store_tile
 from .panels import GROUP, pack_panels, pack_rows
-from .simd import broadcast, fma, lanes, load, load_n, offset, prefetch, splat, store, store_n
+from .simd import lanes, load_n, offset, prefetch, store_n
 
 # Rows of a tile. Of the first three almost any number is a sum; a tile of four serves no more rows than that: beside others, panels of b
 # would flow past it for little work.
@@ -157,76 +159,6 @@ def pack_all(pool, b, b_row, b_col, k, n, out):
 def _prefetch_rows(c, c_row, rows):
     for r in range(rows):  # c comes from far, and its rows are pages apart: ask now, add when the sums are done
         prefetch(c, r * c_row)
-
-
-# ------------------------------------------------------------------------------------------------ b in place
-def _rows_in_place(rows, vectors):
-    """``run(k, a, a_row, a_col, b, b_row, c, c_row, first, last, add)``: ``rows`` rows of c, columns first to last."""
-    whole, store_whole = outer_tile(rows, vectors), store_tile(rows, vectors)
-    edge, store_edge = outer_tile(rows, 1, masked=True, unroll=2), store_tile(rows, 1)
-
-    @inline
-    def run(k, a, a_row, a_col, b, b_row, c, c_row, first, last, add):
-        V = lanes(b)
-        j = first
-        while j + vectors * V <= last:
-            store_whole(whole(k, a, a_row, a_col, offset(b, j), b_row, 0), offset(c, j), c_row, rows, vectors * V, add)
-            j += vectors * V
-        while j < last:
-            n = last - j
-            store_edge(edge(k, a, a_row, a_col, offset(b, j), b_row, n), offset(c, j), c_row, rows, n, add)
-            j += V
-
-    return run
-
-
-_many_rows = _rows_in_place(TILE_ROWS, TILE_VECTORS)
-_four_rows = _rows_in_place(4, TILE_VECTORS)
-_one_row = _rows_in_place(1, 8)
-
-STREAMS = 4  # rows of b that a single row of a takes at a time: as many as flow from memory side by side
-MOST_SUMS = 1 << 18  # sums of all parts of b's rows: 2 MB at most
-ROW_BLOCK = 1024  # vectors of c in one pass over some rows of b: they stay in L1
-_repeat, _add_rows = row_tile(STREAMS)
-
-
-def row_parts(n: int, k: int, itemsize: int) -> int:
-    """Into how many parts ``row`` cuts b's rows: threads share memory best in long pieces, and sums must not depend on them."""
-    return max(1, min(8, k // 64, n * k * itemsize >> 18, MOST_SUMS // max(1, n)))
-
-
-@inline
-def _row_times(a, a_col, b, b_row, c, first, last, k):
-    """One row of c, columns first to last: c = a b. STREAMS rows of b flow side by side."""
-    V = lanes(b)
-    zero = splat(c, 0.0)
-    if k < STREAMS:
-        for j in range(first, last, V):
-            store_n(c, j, zero, last - j)
-    p = 0
-    while p + STREAMS <= k:
-        x, rows = _repeat(offset(a, p * a_col), a_col), offset(b, p * b_row)
-        j = first
-        while j + 2 * V <= last:
-            s, t = (load(c, j), load(c, j + V)) if p > 0 else (zero, zero)
-            s, t = _add_rows(s, x, rows, b_row, j), _add_rows(t, x, rows, b_row, j + V)
-            store(c, j, s)
-            store(c, j + V, t)
-            j += 2 * V
-        while j < last:
-            n = last - j
-            v = load_n(c, j, n) if p > 0 else zero
-            for i in range(STREAMS):
-                v = fma(broadcast(a, (p + i) * a_col), load_n(rows, i * b_row + j, n), v)
-            store_n(c, j, v, n)
-            j += V
-        p += STREAMS
-    while p < k:
-        x = broadcast(a, p * a_col)
-        for j in range(first, last, V):
-            n = last - j
-            store_n(c, j, fma(x, load_n(b, p * b_row + j, n), load_n(c, j, n)), n)
-        p += 1
 
 
 # Rows of b in one pass. Each is a stream of its own, from pages of its own: more of them than the core follows at once
@@ -398,7 +330,7 @@ def products(finish, is_simple, store_finished):
         first, last = chunk * k // parts, (chunk + 1) * k // parts
         target, block = offset(sums, chunk * n), ROW_BLOCK * lanes(b)
         for j in range(0, n, block):
-            _row_times(offset(a, first * a_col), a_col, offset(b, first * b_row), b_row, target, j, min(n, j + block), last - first)
+            row_times(offset(a, first * a_col), a_col, offset(b, first * b_row), b_row, target, j, min(n, j + block), last - first)
 
     @inline
     def row(pool, a, a_col, b, b_row, c, n, k, parts, sums, x, y, z):
@@ -430,13 +362,13 @@ def products(finish, is_simple, store_finished):
                 end = min(last, j + BLOCK * lanes(b))
                 i = 0
                 while i + MR <= m:
-                    _many_rows(depth, offset(left, i * a_row), a_row, a_col, right, b_row, offset(c, i * c_row), c_row, j, end, p > 0)
+                    many_rows(depth, offset(left, i * a_row), a_row, a_col, right, b_row, offset(c, i * c_row), c_row, j, end, p > 0)
                     i += MR
                 while i + 4 <= m:
-                    _four_rows(depth, offset(left, i * a_row), a_row, a_col, right, b_row, offset(c, i * c_row), c_row, j, end, p > 0)
+                    four_rows(depth, offset(left, i * a_row), a_row, a_col, right, b_row, offset(c, i * c_row), c_row, j, end, p > 0)
                     i += 4
                 while i < m:
-                    _one_row(depth, offset(left, i * a_row), a_row, a_col, right, b_row, offset(c, i * c_row), c_row, j, end, p > 0)
+                    one_row(depth, offset(left, i * a_row), a_row, a_col, right, b_row, offset(c, i * c_row), c_row, j, end, p > 0)
                     i += 1
         if y:
             finish(offset(c, first), c_row, m, last - first, 0, first, x, y, z)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from . import features
 from ._pool import parallel_for
+from .dot_tiles import dot_tile, store_scalars
 from .jit import inline
-from .microkernel import dot_tile, store_scalars
 from .simd import lanes, load_rows_n, offset, store_rows_n, transpose
 
 ROWS, COLUMNS = (4 if features.registers() >= 32 else 3), 4  # of a tile

@@ -9,8 +9,9 @@ data gradient, and so a transposed convolution, is the same over the planes of d
 from __future__ import annotations
 
 from ...cpu._pool import parallel_for
+from ...cpu.dot_tiles import dot_tile, store_scalars
 from ...cpu.jit import inline, kernel
-from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS, dot_tile, outer_tile, store_scalars, store_tile
+from ...cpu.microkernel import TILE_ROWS, TILE_VECTORS, outer_tile, store_tile
 from ...cpu.simd import lanes, load, load_n, offset, pointer, read, splat, store, store_n, write
 from ..numba_activation import apply_activation
 from .numba_planes import _strides

@@ -10,7 +10,8 @@ import numpy as np
 from ...cpu import parallel
 from ...cpu.blocking import LANES, LINE
 from ...cpu.features import caches
-from ...cpu.gemm import few_elements, row_parts, scratch_elements
+from ...cpu.gemm import few_elements, scratch_elements
+from ...cpu.in_place import row_parts
 from ...cpu.narrow import turned_row
 from ...cpu.panels import panel_elements
 from ...cpu.thresholds import MULTIPLY_ADDS

@@ -6,11 +6,12 @@ are not fused: elu (its exp(x) - 1 keeps its digits here), gelu, softplus, whose
 
 from __future__ import annotations
 
-from ...cpu import vector_math
+from ...cpu import vector_normal
 from ...cpu.borrowed import absent, contents, create_like, nothing
 from ...cpu.jit import kernel
 from ...cpu.simd import absolute, address, fma, larger, pointer, select, smaller, splat
-from ...cpu.vector_math import exp, exp_nonpositive, expm1, log1p, normal, sigmoid
+from ...cpu.vector_math import exp, exp_nonpositive, expm1, log1p, sigmoid
+from ...cpu.vector_normal import normal
 from ..numba_activation import ELU, LEAKY_RELU, RELU, SIGMOID, TANH, apply_activation, apply_gradient
 from ..numba_maps import CHUNK, binary, unary, unary_chunk
 
@@ -46,7 +47,7 @@ def _elu_gradient(g, v, alpha, b):
 
 # ------------------------------------------------------------------------------------------------ gelu
 def _gelu(v, a, b):
-    return vector_math.gelu(v)
+    return vector_normal.gelu(v)
 
 
 def _gelu_gradient(g, v, a, b):

@@ -12,7 +12,8 @@ from ...cpu._pool import parallel_for
 from ...cpu.jit import inline, kernel
 from ...cpu.simd import bits, lanes, load, maximum, offset, pointer, prefetch, read, select, splat, store, stream
 from .numba_lanes import NOWHERE, load_places, load_up_to, store_places, store_up_to
-from .numba_rows import SHARE, add
+from .numba_row_parts import add
+from .numba_rows import SHARE
 from .numba_windows import CELL, COUNT, DILATION, FIRST, OFFSET, OUT, SEEN, SIZE, SKIPPED, STRIDE, WIDE, WINDOW
 
 # Elements: where windows do not overlap, memory is asked for so long before it is read. 64 x 128 x 56 x 56 by 2 x 2 on one core of Zen 5:

@@ -11,7 +11,8 @@ from ...cpu._pool import parallel_for
 from ...cpu.jit import inline, kernel
 from ...cpu.simd import bits, lanes, load, offset, pointer, read, select, splat, store, write
 from .numba_lanes import copy, interleave, load_integers, load_up_to, store_up_to
-from .numba_rows import SHARE, next_position, position, visible
+from .numba_row_parts import next_position, position, visible
+from .numba_rows import SHARE
 from .numba_search import within
 from .numba_windows import BEFORE, CELL, COUNT, DILATION, FIRST, OFFSET, ORIGIN, OUT, PLACES, SEEN, SIZE, STRIDE, WIDE, WINDOW
 

@@ -24,7 +24,8 @@ from .numba_lanes import (
     store_place,
     store_up_to,
 )
-from .numba_rows import AHEAD, SHARE, fill, next_position, position, visible
+from .numba_row_parts import fill, next_position, position, visible
+from .numba_rows import AHEAD, SHARE
 from .numba_windows import BEFORE, COUNT, DILATION, FIRST, ORIGIN, OUT, PLACES, SIZE, SKIPPED, STRIDE, WIDE, WINDOW
 
 

@@ -10,7 +10,8 @@ from ...cpu._pool import parallel_for
 from ...cpu.jit import inline, kernel
 from ...cpu.simd import fma, lanes, load, offset, pointer, read, splat, store, write
 from .numba_lanes import interleave, load_up_to, store_up_to
-from .numba_rows import SHARE, fill, next_position, position, visible
+from .numba_row_parts import fill, next_position, position, visible
+from .numba_rows import SHARE
 from .numba_windows import BEFORE, CELL, COUNT, FIRST, OUT, SEEN, SIZE, STRIDE, WINDOW
 
 

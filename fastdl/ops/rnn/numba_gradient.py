@@ -13,19 +13,17 @@ products; those of all rows as the weights' gradients read them, ``[gate][unit b
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 from ...cpu._pool import parallel_for
-from ...cpu.gemm import _four_rows, _many_rows, _one_row, _rows_in_place
+from ...cpu.in_place import four_rows, many_rows, one_row, rows_in_place
 from ...cpu.jit import inline, kernel
 from ...cpu.microkernel import TILE_ROWS
 from ...cpu.panels import pack_panel
-from ...cpu.simd import lanes, load, load_n, offset, pointer, read, select, splat, store, store_n, write
+from ...cpu.simd import lanes, load, load_n, offset, pointer, read, store, store_n, write
 from ...cpu.thresholds import RECURRENT_MOVED
-from ...cpu.vector_math import gate_tanh
+from .numba_gradient_rows import Trace, after_reset_row, elman_row, gru_row, is_gru, lstm_row, reset_row, state_before
 from .numba_product import PANEL, ZERO, product
 from .numba_sequence import copy
-from .numba_steps import GRU, LSTM, RELU, RESET_FIRST, fill_row, up_to_block
+from .numba_steps import GRU, LSTM, RESET_FIRST, fill_row, up_to_block
 from .numba_team import finish, place, take, wait_for_all
 
 # What lies one after the other in scratch memory, each part for each direction: what is made of weights, the state with which the
@@ -33,155 +31,8 @@ from .numba_team import finish, place, take, wait_for_all
 TO_STATE, TO_INPUT, INNER, PEEPHOLES, BEFORE, WITHIN, GATES_NOW, DH, CARRIED, END = range(10)
 
 
-class Trace(NamedTuple):
-    """One direction of a layer: its sizes and where its memory is."""
-
-    mode: int
-    backwards: int
-    gates: int
-    hidden: int
-    padded: int
-    output: int
-    state: int
-    projection: int
-    peepholes: int
-    batch: int
-    steps: int
-    to_first: int  # whether dh goes on to the state before the first step
-    counts: Any
-    offsets: Any
-    w_h: Any  # packed for the product of the gates' gradients
-    w_x: Any  # the same: whole panels of the input's weight; 0 features: the input's gradient is not wanted
-    w_x_rest: Any  # its columns behind those, as they lie
-    w_x_row: int
-    features: int
-    w_r: Any  # packed: the projection; where the reset gate is first, n's weight of the state
-    peephole: Any  # (3, padded)
-    kept_gates: Any  # as the forward pass left them
-    kept: Any
-    before: Any  # (batch, padded): lstm's first cell state, gru's first hidden state
-    y: Any
-    y_row: int
-    dy: Any
-    dy_row: int
-    dh: Any  # (batch, state): at the state before the step, from the gates
-    carried: Any  # (batch, padded): the same past the gates: lstm's cell state's, gru's z * dh
-    now: Any  # (2, together, batch, width): at the gates, of so many steps by turns, in the order of their times
-    together: int  # steps that go through the input's weights together
-    width: int
-    d: Any  # ([gate][unit block][row][unit]): the same of all rows
-    block: int  # from block to block of that; 0: it is not wanted
-    into: Any  # (rows, output): at the projected state, where there are projections
-    dx: Any  # (rows, features)
-    scratch: Any  # (batch, padded): the product within a step
-
-
 # Narrow tiles: the latency of multiply-adds takes eight sums to hide.
-_eight_rows = _rows_in_place(8, 1)
-
-
-@inline
-def _is_gru(trace):
-    return trace.mode == GRU or trace.mode == RESET_FIRST
-
-
-# ------------------------------------------------------------------------------------------------ one row
-@inline
-def _load_first(p, i, n):
-    return load(p, i) if n >= lanes(p) else load_n(p, i, n)
-
-
-@inline
-def _put(trace, d, kept, gate, u, g):
-    """The gradients at a gate of some units: to the row of this step, and to where they are kept."""
-    store_n(d, gate * trace.hidden + u, g, trace.hidden - u)
-    if trace.block:
-        W = PANEL * lanes(d)
-        store(kept, (gate * (trace.padded // W) + u // W) * trace.block + u % W, g)
-
-
-@inline
-def _elman_row(trace, first, last, dh, gates, d, kept):
-    zero, one = splat(d, 0.0), splat(d, 1.0)
-    for u in range(first, last, lanes(d)):
-        y, g = load(gates, u), load(dh, u)
-        g = select(y <= zero, zero, g) if trace.mode == RELU else g * (one - y * y)
-        _put(trace, d, kept, 0, u, g)
-
-
-@inline
-def _gru_row(trace, first, last, dh, gates, inner, before, carried, d, kept):
-    V, W, H = lanes(d), PANEL * lanes(d), trace.hidden
-    one = splat(d, 1.0)
-    for u in range(first, last, V):
-        at, rest, g = u // W * 3 * W + u % W, H - u, load(dh, u)
-        r, z, n = load(gates, at), load(gates, at + W), load(gates, at + 2 * W)
-        dn = g * (one - z) * (one - n * n)
-        store(carried, u, g * z)
-        _put(trace, d, kept, 0, u, dn * r)
-        _put(trace, d, kept, 1, u, dn * load(inner, u) * r * (one - r))
-        _put(trace, d, kept, 2, u, g * (_load_first(before, u, rest) - n) * z * (one - z))
-        _put(trace, d, kept, 3, u, dn)
-
-
-@inline
-def _reset_row(trace, dh, gates, before, carried, d, kept):
-    """n and z, where the reset gate comes first."""
-    V, W, H = lanes(d), PANEL * lanes(d), trace.hidden
-    one = splat(d, 1.0)
-    for u in range(0, H, V):
-        at, rest, g = u // W * 3 * W + u % W, H - u, load(dh, u)
-        z, n = load(gates, at + W), load(gates, at + 2 * W)
-        dn = g * (one - z) * (one - n * n)
-        store(carried, u, g * z)
-        _put(trace, d, kept, 0, u, dn)
-        _put(trace, d, kept, 2, u, g * (_load_first(before, u, rest) - n) * z * (one - z))
-        _put(trace, d, kept, 3, u, dn)
-
-
-@inline
-def _after_reset_row(trace, at_reset, gates, before, carried, d, kept):
-    """r, from the gradient at r * h."""
-    V, W, H = lanes(d), PANEL * lanes(d), trace.hidden
-    one = splat(d, 1.0)
-    for u in range(0, H, V):
-        r, g = load(gates, u // W * 3 * W + u % W), load(at_reset, u)
-        store(carried, u, load(carried, u) + g * r)
-        _put(trace, d, kept, 1, u, g * _load_first(before, u, H - u) * r * (one - r))
-
-
-@inline
-def _lstm_row(trace, first, last, dh, gates, after, before, carried, d, kept):
-    V, W, P = lanes(d), PANEL * lanes(d), trace.padded
-    one = splat(d, 1.0)
-    for u in range(first, last, V):
-        at, at_m = u // W * 4 * W + u % W, load(dh, u)
-        i, f, g, o = load(gates, at), load(gates, at + W), load(gates, at + 2 * W), load(gates, at + 3 * W)
-        squashed = gate_tanh(load(after, u))
-        do = at_m * squashed * o * (one - o)
-        dc = load(carried, u) + at_m * o * (one - squashed * squashed)
-        if trace.peepholes:
-            dc = dc + do * load(trace.peephole, 2 * P + u)
-        di = dc * g * i * (one - i)
-        df = dc * load(before, u) * f * (one - f)
-        dc_before = dc * f
-        if trace.peepholes:
-            dc_before = dc_before + di * load(trace.peephole, u) + df * load(trace.peephole, P + u)
-        store(carried, u, dc_before)
-        _put(trace, d, kept, 0, u, di)
-        _put(trace, d, kept, 1, u, df)
-        _put(trace, d, kept, 2, u, dc * i * (one - g * g))
-        _put(trace, d, kept, 3, u, do)
-
-
-@inline
-def _before(trace, i, there, there_row):
-    """lstm's cell state, else the hidden state, before a step: at the step before it, or where the sequence began."""
-    if i >= there:
-        return offset(trace.before, i * trace.padded)
-    if trace.mode == LSTM:
-        return offset(trace.kept, (there_row + i) * trace.padded)
-    return offset(trace.y, (there_row + i) * trace.y_row)
+_eight_rows = rows_in_place(8, 1)
 
 
 # ------------------------------------------------------------------------------------------------ steps
@@ -242,23 +93,23 @@ def _columns_of_input(trace, n, row, first, m, first_block, last_block):
     W, gates = PANEL * lanes(trace.now), trace.gates * trace.hidden
     blocks, panels = trace.state // W, trace.features // W
     low, high, rest = first_block * panels // blocks, last_block * panels // blocks, trace.features - panels * W
-    d, dx, D = offset(_now(trace, n, first), trace.hidden if _is_gru(trace) else 0), offset(trace.dx, row * trace.features), trace.width
+    d, dx, D = offset(_now(trace, n, first), trace.hidden if is_gru(trace) else 0), offset(trace.dx, row * trace.features), trace.width
     product(d, D, m, gates, trace.w_x, low, high, offset(dx, low * W), trace.features)
     if rest and last_block == blocks:
         dx, i = offset(dx, panels * W), 0
         while i < m:
             at, to = offset(d, i * D), offset(dx, i * trace.features)
             if i + TILE_ROWS <= m:
-                _many_rows(gates, at, D, 1, trace.w_x_rest, trace.w_x_row, to, trace.features, ZERO, rest, False)
+                many_rows(gates, at, D, 1, trace.w_x_rest, trace.w_x_row, to, trace.features, ZERO, rest, False)
                 i += TILE_ROWS
             elif i + 8 <= m:
                 _eight_rows(gates, at, D, 1, trace.w_x_rest, trace.w_x_row, to, trace.features, ZERO, rest, False)
                 i += 8
             elif i + 4 <= m:
-                _four_rows(gates, at, D, 1, trace.w_x_rest, trace.w_x_row, to, trace.features, ZERO, rest, False)
+                four_rows(gates, at, D, 1, trace.w_x_rest, trace.w_x_row, to, trace.features, ZERO, rest, False)
                 i += 4
             else:
-                _one_row(gates, at, D, 1, trace.w_x_rest, trace.w_x_row, to, trace.features, ZERO, rest, False)
+                one_row(gates, at, D, 1, trace.w_x_rest, trace.w_x_row, to, trace.features, ZERO, rest, False)
                 i += 1
 
 
@@ -274,7 +125,7 @@ def _retreat(trace, n, first, last, first_block, last_block):
     for i in range(first, end):
         dh = offset(trace.dh, i * state)
         _add(dh, offset(trace.dy, (here + i) * trace.dy_row), start, stop)
-        if _is_gru(trace):
+        if is_gru(trace):
             _add(dh, offset(trace.carried, i * padded), start, stop)
         if trace.projection > 0:
             copy(dh, offset(trace.into, (here + i) * trace.output), ZERO, trace.output)
@@ -293,15 +144,15 @@ def _retreat(trace, n, first, last, first_block, last_block):
         return
     u, v = first_block * W, min(last_block * W, trace.hidden)
     for i in range(first, end):
-        dh, carried, before = offset(source, i * length), offset(trace.carried, i * padded), _before(trace, i, there, there_row)
+        dh, carried, before = offset(source, i * length), offset(trace.carried, i * padded), state_before(trace, i, there, there_row)
         gates, inner = offset(trace.kept_gates, (here + i) * trace.gates * padded), offset(trace.kept, (here + i) * padded)
         d, kept = _now(trace, n, i), _kept(trace, here + i)
         if trace.mode == LSTM:
-            _lstm_row(trace, u, v, dh, gates, inner, before, carried, d, kept)
+            lstm_row(trace, u, v, dh, gates, inner, before, carried, d, kept)
         elif trace.mode == GRU:
-            _gru_row(trace, u, v, dh, gates, inner, before, carried, d, kept)
+            gru_row(trace, u, v, dh, gates, inner, before, carried, d, kept)
         else:
-            _elman_row(trace, u, v, dh, gates, d, kept)
+            elman_row(trace, u, v, dh, gates, d, kept)
 
 
 @inline
@@ -321,14 +172,14 @@ def _retreat_reset_first(trace, n, first, end, here, there, there_row):
     padded, state, width = trace.padded, trace.state, trace.gates * trace.padded
     gates, d = offset(trace.kept_gates, here * width), _now(trace, n, 0)
     for i in range(first, end):
-        before, carried, at = _before(trace, i, there, there_row), offset(trace.carried, i * padded), offset(gates, i * width)
-        _reset_row(trace, offset(trace.dh, i * state), at, before, carried, offset(d, i * trace.width), _kept(trace, here + i))
+        before, carried, at = state_before(trace, i, there, there_row), offset(trace.carried, i * padded), offset(gates, i * width)
+        reset_row(trace, offset(trace.dh, i * state), at, before, carried, offset(d, i * trace.width), _kept(trace, here + i))
     if end > first:
         product(offset(d, first * trace.width), trace.width, end - first, trace.hidden, trace.w_r, ZERO, padded // (PANEL * lanes(d)),
                 offset(trace.scratch, first * padded), padded)
     for i in range(first, end):
-        before, carried, at = _before(trace, i, there, there_row), offset(trace.carried, i * padded), offset(gates, i * width)
-        _after_reset_row(trace, offset(trace.scratch, i * padded), at, before, carried, offset(d, i * trace.width), _kept(trace, here + i))
+        before, carried, at = state_before(trace, i, there, there_row), offset(trace.carried, i * padded), offset(gates, i * width)
+        after_reset_row(trace, offset(trace.scratch, i * padded), at, before, carried, offset(d, i * trace.width), _kept(trace, here + i))
 
 
 # ------------------------------------------------------------------------------------------------ before the first step and after the last
@@ -397,7 +248,7 @@ def _end(trace, k, order, dh0, dc0):
     for i in range(trace.batch):
         row, dh, carried = read(order, i), offset(trace.dh, i * trace.state), offset(trace.carried, i * trace.padded)
         if dh0.shape[0]:
-            if _is_gru(trace):
+            if is_gru(trace):
                 _add(dh, carried, ZERO, trace.output)
             copy(dh, offset(pointer(dh0[k]), row * trace.output), ZERO, trace.output)
         if dc0.shape[0]:

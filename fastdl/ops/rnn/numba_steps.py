@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ...cpu.jit import inline
 from ...cpu.simd import fma, lanes, larger, load, offset, splat, store, write
-from ...cpu.vector_math import gate_sigmoid, gate_tanh
+from ...cpu.vector_gates import gate_sigmoid, gate_tanh
 from .numba_product import PANEL
 
 TANH, RELU, GRU, LSTM, RESET_FIRST = range(5)  # the last: gru where the reset gate applies before the product
