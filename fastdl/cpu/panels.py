@@ -17,6 +17,7 @@ from .simd import (
     prefetch,
     read,
     store,
+    store_n,
     store_rows,
     store_rows_n,
     transpose,
@@ -24,6 +25,7 @@ from .simd import (
 )
 
 GROUP = 4  # panels of b that are copied together
+MOST_TOGETHER = 8  # panels of a
 AHEAD = 8  # rows of b that are asked for before they are copied: each may be a page of its own
 
 
@@ -87,6 +89,24 @@ def pack_panels(b, b_row, b_col, k, n, out):
 
 
 @inline
+def _pack_columns(a, a_col, k, height, count, last, out):
+    """Whole panels of rows together, where a's columns are contiguous: these may be pages apart, and begin amid a cache line. Where
+    they lie a power of two apart, a line would be gone by the time the next panel wants its other half."""
+    V = lanes(a)
+    for p in range(k):
+        for q in range(0, count * height, lanes(a)):
+            prefetch(a, (p + AHEAD) * a_col + q)
+        for q in range(count):
+            row = offset(out, q * height * k + p * height)
+            for g in range(last + 1):
+                at = p * a_col + q * height + g * V
+                if g < last:
+                    store(row, g * V, load(a, at))
+                else:
+                    store_n(row, g * V, load_n(a, at, height - g * V), height - g * V)
+
+
+@inline
 def pack_rows(a, a_row, a_col, m, k, height, out):
     """Copy a block of a to panels of ``height`` rows, k after k. What stands where a panel's last rows are missing is anything.
 
@@ -94,7 +114,12 @@ def pack_rows(a, a_row, a_col, m, k, height, out):
     """
     V = lanes(a)
     last = (height + V - 1) // V - 1  # vector of a panel's row
-    for i in range(0, m, height):
+    i = 0
+    while a_row == 1 and i + height <= m:
+        together = min(MOST_TOGETHER, (m - i) // height)
+        _pack_columns(offset(a, i), a_col, k, height, together, last, offset(out, i * k))
+        i += together * height
+    while i < m:
         panel, rows = offset(out, i * k), offset(a, i * a_row)
         count = min(height, m - i)
         if a_col == 1:
@@ -106,12 +131,11 @@ def pack_rows(a, a_row, a_col, m, k, height, out):
                     store_rows_n(panel, p * height + g * V, height, turned, n, V)
                 p += V
         elif a_row == 1:
-            whole = m - i >= (last + 1) * V
             for p in range(k):
                 for g in range(last + 1):
-                    v = load(rows, p * a_col + g * V) if whole else load_n(rows, p * a_col + g * V, count - g * V)
-                    store(panel, p * height + g * V, v)
+                    store(panel, p * height + g * V, load_n(rows, p * a_col + g * V, count - g * V))
         else:
             for p in range(k):
                 for r in range(count):
                     write(panel, p * height + r, read(rows, r * a_row + p * a_col))
+        i += height
