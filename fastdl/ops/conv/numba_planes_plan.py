@@ -24,6 +24,7 @@ from .numba_planes import make_planes
 
 ROWS = 16 * TILE_ROWS  # output channels in a block
 PLANES = 64 << 20  # bytes of planes at a time: a batch is done in as many parts as that takes
+FEW_WEIGHTS = 1 << 12  # elements: so many are picked one by one faster than cut up and put together
 SMALL_GROUP = 4  # channels of a group, in and out, up to which sliding windows beat tiles of a matrix product
 
 
@@ -141,7 +142,7 @@ def planned(plan, x, w, shape, groups, act, last, team):
         return functools.partial(_nothing, shape, dtype, last)
     pool, slots = pool_for((x.size if plan.transpose else math.prod(shape)) * math.prod(w.shape[1:]), team)
     if small_groups(channels, shape[1], groups):
-        return _planned_groups(plan, 0, x, shape, groups, act, last, pool, slots)
+        return _planned_groups(plan, 0, x, w.shape, shape, groups, act, last, pool, slots)
     step = _images(plan, x)
     block = 16 * WIDE * lanes // 4
     kg = shape[1] // groups
@@ -244,7 +245,7 @@ def planned_groups(x, w, params, shape, act, last, team):
         return functools.partial(_nothing, shape, x.dtype, last)
     pool, slots = pool_for(math.prod(shape) * math.prod(w.shape[1:]), team)
     plan, band = _banded(x.shape, w.shape, params, slots)
-    return _planned_groups(plan, band, x, shape, params.groups, act, last, pool, slots)
+    return _planned_groups(plan, band, x, w.shape, shape, params.groups, act, last, pool, slots)
 
 
 def _banded(x_shape, w_shape, params, slots):
@@ -261,7 +262,7 @@ def _banded(x_shape, w_shape, params, slots):
         band = -(-band // 2)
 
 
-def _planned_groups(plan, band, x, shape, groups, act, last, pool, slots):
+def _planned_groups(plan, band, x, w_shape, shape, groups, act, last, pool, slots):
     dtype, char = x.dtype, x.dtype.char
     share = scratch_elements(x.shape[1] // groups, plan.plane, plan.places[2], LANES[char])
     code, slope = kernel_arguments(act)
@@ -269,12 +270,22 @@ def _planned_groups(plan, band, x, shape, groups, act, last, pool, slots):
     tiles = row_tiles(shape[1] // groups)
     flat_tiles = np.array([*tiles, (sum(rows for _, rows in tiles), 0)] if tiles else [], np.int64).reshape(-1)
 
+    def laid_out(w, problem):
+        return _tiled(_weight_matrix(w, problem, plan.transpose, groups), groups, tiles)
+
+    few = math.prod(w_shape) <= FEW_WEIGHTS
+    numbers = np.arange(math.prod(w_shape)).reshape(w_shape) if few else None
+    picked = {kind: laid_out(numbers, problem) for problem, kind in problems} if few else {}
+
+    def made(w, problem, kind):
+        return w.reshape(-1)[picked[kind]] if few else laid_out(w, problem)
+
     def run(x, w, bias):
         y = empty_in_layout(shape, dtype, last)
         scratch = workspace(slots * share, dtype)
         bias = zeros(shape[1], char) if bias is None else np.ascontiguousarray(bias)
         for problem, kind in problems:
-            weights = prepared(w, kind, lambda problem=problem: _tiled(_weight_matrix(w, problem, plan.transpose, groups), groups, tiles))
+            weights = prepared(w, kind, functools.partial(made, w, problem, kind))
             part = y[(slice(None), slice(None), *problem.outputs)] if plan.transpose else y
             convolve_groups[char](pool, groups, band or part.shape[3], x, *plan.before, *plan.stride, *plan.places, problem.offsets,
                                   weights, flat_tiles, bias, code, slope, part, scratch, share)

@@ -194,33 +194,54 @@ def matmul(arrays, params, train):
     return (multiply if a.ndim == 2 and b.ndim == 2 else _batched)(a, b), None
 
 
+def matmul_bound(arrays, params):
+    """See op.py."""
+    a, b = arrays
+    return None if a.ndim == 2 and b.ndim == 2 else _planned_batch(a, b)
+
+
 def _batched(a, b):
+    return _planned_batch(a, b)(a, b)
+
+
+def _planned_batch(a, b):
+    """``run(a, b)`` for batches of matrices of these shapes, strides and dtype."""
     if b.ndim == 2 and a.flags.c_contiguous:  # one weight for the whole batch: one tall product
-        rows = math.prod(a.shape[:-1])
-        return multiply(a.reshape(rows, a.shape[-1]), b).reshape(*a.shape[:-1], b.shape[-1])
-    lead = a.shape[:-2]
-    if lead != b.shape[:-2]:
-        lead = np.broadcast_shapes(lead, b.shape[:-2])
-        a = np.broadcast_to(a, lead + a.shape[-2:])
-        b = np.broadcast_to(b, lead + b.shape[-2:])
-    (m, k), n, items = a.shape[-2:], b.shape[-1], math.prod(lead)
-    y = np.empty((*lead, m, n), a.dtype)
+        rows, columns = (math.prod(a.shape[:-1]), a.shape[-1]), (*a.shape[:-1], b.shape[-1])
+        return lambda a, b: multiply(a.reshape(rows), b).reshape(columns)
+    lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    (m, k), n, items, dtype = a.shape[-2:], b.shape[-1], math.prod(lead), a.dtype
+    alike = a.shape[:-2] == lead == b.shape[:-2]
+    shape, as_batch, of_a, of_b = (*lead, m, n), (items, m, n), (*lead, m, k), (*lead, k, n)
     if items == 0:
-        return y
+        return lambda a, b: np.empty(shape, dtype)
     if m * n * k > BATCH_WORK or m * k > BATCH_ROWS:  # threads share each
-        for index in np.ndindex(lead):
-            multiply(a[index], b[index], y[index])
-        return y
+
+        def each(a, b):
+            y, a, b = np.empty(shape, dtype), np.broadcast_to(a, of_a), np.broadcast_to(b, of_b)
+            for index in np.ndindex(lead):
+                multiply(a[index], b[index], y[index])
+            return y
+
+        return each
+    if not alike:
+        a, b = np.broadcast_to(a, of_a), np.broadcast_to(b, of_b)
     first = (0,) * len(lead)
-    first_a, first_b = a[first], b[first]
-    way = _way(m, n, k, first_a, first_b)
+    way = _way(m, n, k, a[first], b[first])
     if way in (ROW, PACKED):
         way = DIRECT if way == ROW else FEW
-    pool, slots = parallel.team() if items * m * n * k > MULTIPLY_ADDS else (0, 1)
-    char, scratch, size = a.dtype.char, _scratch(way, m, n, k, slots, a.dtype), a.itemsize
+    size, shared, run = a.itemsize, items * m * n * k > MULTIPLY_ADDS, multiply_batch[dtype.char]
     a_at, b_at = _places(lead, a.strides, size), _places(lead, b.strides, size)
-    multiply_batch[char](pool, slots, way, first_a, a_at, first_b, b_at, y.reshape(items, m, n), scratch)
-    return y
+
+    def together(a, b):
+        pool, slots = parallel.team() if shared else (0, 1)
+        y = np.empty(as_batch, dtype)
+        if not alike:
+            a, b = np.broadcast_to(a, of_a), np.broadcast_to(b, of_b)
+        run(pool, slots, way, a[first], a_at, b[first], b_at, y, _scratch(way, m, n, k, slots, dtype))
+        return y.reshape(shape) if len(lead) != 1 else y
+
+    return together
 
 
 @functools.lru_cache(maxsize=32)
@@ -251,7 +272,7 @@ def addmm(arrays, params, train):
         x = x * x.dtype.type(params.beta)
     if x.ndim and x.shape[-1] == n and x.size == n:
         return multiply(a, b, None, np.ascontiguousarray(x.reshape(n)), BY_COLUMN), None
-    x = np.ascontiguousarray(np.broadcast_to(x, (m, n)))
+    x = np.ascontiguousarray(x if x.shape == (m, n) else np.broadcast_to(x, (m, n)))
     return multiply(a, b, None, x.reshape(m * n), BY_ELEMENT), None
 
 
