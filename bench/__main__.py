@@ -12,23 +12,14 @@ import os
 import statistics
 
 from .cases import CASES
-from .workers import Library, serve, take_turns
+from .workers import Library, serve, take_turns, use_threads
 
 
 def worker(library, threads, train):
     from . import cases
 
-    if library == "torch":
-        import torch
-
-        torch.set_num_threads(threads)
-        prepare = cases.with_torch
-    else:
-        import fastdl
-
-        fastdl.set_num_threads(threads)
-        prepare = cases.with_fastdl
-
+    use_threads(library, threads)
+    prepare = cases.with_torch if library == "torch" else cases.with_fastdl
     serve(lambda order: prepare(CASES[order["case"]], train))
 
 

@@ -11,7 +11,7 @@ import statistics
 
 import numpy as np
 
-from .workers import Library, command_line, serve, take_turns
+from .workers import Library, command_line, serve, take_turns, use_threads
 
 CALLS = 1000  # timed together
 NOT_OF_TORCH = ("conv2d_max_pool2d", "lp_pool3d")
@@ -100,17 +100,8 @@ def compare(name):
 
 # ------------------------------------------------------------------------------------------------ the table
 def worker(library, threads):
-    if library == "torch":
-        import torch
-
-        torch.set_num_threads(threads)
-        prepare = with_torch
-    else:
-        import fastdl
-
-        fastdl.set_num_threads(threads)
-        prepare = with_fastdl
-
+    use_threads(library, threads)
+    prepare = with_torch if library == "torch" else with_fastdl
     serve(lambda order: prepare(order["name"])[0])
 
 

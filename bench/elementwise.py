@@ -13,7 +13,7 @@ import sys
 
 import numpy as np
 
-from .workers import Library, command_line, serve, take_turns
+from .workers import Library, command_line, serve, take_turns, use_threads
 
 SIZES = {"L2": 1 << 15, "L3": 1 << 20, "memory": 1 << 24}  # elements of float32
 ACTIVATIONS = ("relu", "leaky_relu", "elu", "gelu", "sigmoid", "tanh", "softplus")
@@ -164,17 +164,8 @@ def _step_of_torch(name, size, how):
 
 # ------------------------------------------------------------------------------------------------ the table
 def worker(library, threads):
-    if library == "torch":
-        import torch
-
-        torch.set_num_threads(threads)
-        prepare = with_torch
-    else:
-        import fastdl
-
-        fastdl.set_num_threads(threads)
-        prepare = with_fastdl
-
+    use_threads(library, threads)
+    prepare = with_torch if library == "torch" else with_fastdl
     serve(lambda order: prepare(order["name"], order["size"]))
 
 

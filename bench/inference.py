@@ -15,7 +15,7 @@ import sys
 import numpy as np
 
 from .steps import cnn, images
-from .workers import Library, command_line, installed, serve, take_turns
+from .workers import Library, command_line, installed, serve, take_turns, use_threads
 
 PEERS = ("torch", "onnxruntime", "openvino")
 
@@ -159,16 +159,10 @@ def with_openvino(name, threads):
 
 
 def worker(library, threads):
-    if library == "fastdl":
-        import fastdl
-
-        fastdl.set_num_threads(threads)
-        return serve(lambda order: with_fastdl(order["name"]))
-    if library == "torch":
-        import torch
-
-        torch.set_num_threads(threads)
-        return serve(lambda order: with_torch(order["name"]))
+    if library in ("fastdl", "torch"):
+        use_threads(library, threads)
+        prepare = with_torch if library == "torch" else with_fastdl
+        return serve(lambda order: prepare(order["name"]))
     prepare = {"onnxruntime": with_onnxruntime, "openvino": with_openvino}[library]
     return serve(lambda order: prepare(order["name"], threads))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import subprocess
@@ -43,6 +44,11 @@ class Library:
             if line.startswith("answer "):
                 return float(line.split()[1])
         raise SystemExit(f"the worker of {self.name} ended with exit status {self.process.wait()}")
+
+
+def use_threads(library, threads):
+    """Have this process's torch or fastdl use so many."""
+    importlib.import_module(library).set_num_threads(threads)
 
 
 def serve(prepare):
